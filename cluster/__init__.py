@@ -1,0 +1,1 @@
+"""Strongroom's manager side: the sealed store, the identities and what hands secrets out."""

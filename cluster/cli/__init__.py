@@ -1,0 +1,1 @@
+"""The operator command `strongroom`: a client of a manager, nothing else."""

@@ -1,0 +1,1 @@
+"""Use cases an operator asks for."""

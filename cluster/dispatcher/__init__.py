@@ -1,0 +1,1 @@
+"""Use cases an agent asks for: sessions, assignments, receipts."""

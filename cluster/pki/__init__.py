@@ -1,0 +1,1 @@
+"""Certificates, trust bundles, join tokens and TLS contexts."""

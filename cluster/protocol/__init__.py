@@ -1,0 +1,1 @@
+"""What both ends must agree on: messages, ids, identities, errors. Imports nothing of ours."""

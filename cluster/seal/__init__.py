@@ -1,0 +1,1 @@
+"""Cryptography of records and of the seal file: envelope, keyring, unlock."""

@@ -1,0 +1,1 @@
+"""Typed, sealed records above an engine, and the view fed by its watch."""
