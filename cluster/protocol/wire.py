@@ -1,0 +1,226 @@
+"""The messages of an agent's session: one WebSocket, msgpack, no text that could hold a value.
+
+Flow: the agent sends Hello; the manager answers Welcome, then Values and a Snapshot; afterwards Values and Deltas as things
+change, each answered by an Ack. Values always travel before the manifest that needs them. A Delta whose `base` is not what the
+agent applied last means a gap: the agent says Resync and gets a Snapshot. Field order is part of the format; `FORMAT`
+names it and the Hello lists what an agent can speak. Reference: docs/reference/wire.md.
+"""
+
+from typing import Final
+
+import msgspec
+
+from cluster.protocol.errors import MalformedMessage
+
+FORMAT: Final = 1
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+"""Values are split over several messages to stay below it."""
+MAX_AGENT_MESSAGE_BYTES: Final = 1024 * 1024
+"""What a manager reads from an agent at most."""
+VALUES_PER_MESSAGE_BYTES: Final = 1024 * 1024
+
+
+class RevisionPair(msgspec.Struct, frozen=True, array_like=True):
+    """A revision: incarnation counter and unique id, then the number."""
+
+    counter: int
+    unique: str
+    number: int
+
+
+class VersionKey(msgspec.Struct, frozen=True, array_like=True):
+    """Names a secret version."""
+
+    secret_id: str
+    version: int
+
+
+class FileSpec(msgspec.Struct, frozen=True, array_like=True):
+    """One file of a service: which version goes where, and how."""
+
+    target: str
+    secret_id: str
+    name: str
+    """The secret's name, which `strongroom-agent get` takes."""
+    version: int
+    uid: int | None
+    gid: int | None
+    mode: int
+    wipe_on_lease_loss: bool
+
+
+class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
+    """All that a node must know of one service placed on it."""
+
+    service_id: str
+    name: str
+    uid: int
+    gid: int
+    spec_number: int
+    files: tuple[FileSpec, ...]
+    on_change_signal: str = ""
+    on_change_command: tuple[str, ...] = ()
+    on_change_timeout_s: float = 10.0
+
+
+# --- agent to manager ---------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """Opens a session."""
+
+    formats: tuple[int, ...]
+    agent_version: str
+    boot_id: str
+    mounts: str
+    strength: str
+    held: tuple[VersionKey, ...]
+    """Versions whose values the agent still has: they are not sent again."""
+    highest: RevisionPair | None
+    """The highest revision ever seen; a manager behind it waits or lets the agent go elsewhere."""
+
+
+class ServiceResult(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one service after a Snapshot or Delta."""
+
+    service_id: str
+    mounted: tuple[VersionKey, ...]
+    error: str = ""
+    """Empty if the files are in place."""
+
+
+class Ack(msgspec.Struct, frozen=True, tag="ack"):
+    """Reports that `revision` was carried out. `services` lists every service it touched; `dropped` those removed."""
+
+    revision: RevisionPair
+    services: tuple[ServiceResult, ...]
+    dropped: tuple[str, ...] = ()
+
+
+class Resync(msgspec.Struct, frozen=True, tag="resync"):
+    """Asks for a Snapshot: a gap was seen, or values are missing."""
+
+    held: tuple[VersionKey, ...]
+
+
+class SigningRequest(msgspec.Struct, frozen=True, tag="csr"):
+    """Asks for a new certificate over this session."""
+
+    csr: bytes
+
+
+class LeaseRequest(msgspec.Struct, frozen=True, tag="lease?"):
+    """Asks to prolong the lease; `number` comes back in the Lease. The agent counts from its sending."""
+
+    number: int
+
+
+# --- manager to agent ---------------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """Answers Hello."""
+
+    format: int
+    session_id: str
+    manager_id: str
+    lease_s: float
+    managers: tuple[str, ...]
+    """host:port of every manager's session listener, for failover."""
+    join_addresses: tuple[str, ...]
+    """host:port of every manager's join listener, for coming back after an expiry."""
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True):
+    """A secret version's value."""
+
+    secret_id: str
+    version: int
+    value: bytes
+
+    def __repr__(self) -> str:
+        return f"Value(secret_id={self.secret_id!r}, version={self.version})"
+
+
+class Values(msgspec.Struct, frozen=True, tag="values"):
+    """Values that the next Snapshot or Delta needs."""
+
+    values: tuple[Value, ...]
+
+
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+    """Everything the node is assigned, as of `revision`; what is not in it must go."""
+
+    revision: RevisionPair
+    services: tuple[ServiceAssignment, ...]
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """What changed between `base` and `revision`."""
+
+    base: RevisionPair
+    revision: RevisionPair
+    changed: tuple[ServiceAssignment, ...]
+    removed: tuple[str, ...]
+
+
+class Certificate(msgspec.Struct, frozen=True, tag="certificate"):
+    """A new certificate chain (DER, leaf first) and the trust bundle (DER lists)."""
+
+    chain: tuple[bytes, ...]
+    roots: tuple[bytes, ...]
+    control: tuple[bytes, ...]
+    workload: tuple[bytes, ...]
+
+
+class Lease(msgspec.Struct, frozen=True, tag="lease"):
+    """Prolongs the lease asked for as `number`, for `lease_s` from when that was sent."""
+
+    number: int
+    lease_s: float
+
+
+class Wipe(msgspec.Struct, frozen=True, tag="wipe"):
+    """Orders the agent to wipe everything at once (eviction); it acks with an empty Ack and the session ends."""
+
+    reason: str
+
+
+class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
+    """Ends or denies something, by an error code of cluster.protocol.errors."""
+
+    code: str
+    message: str
+
+
+FromAgent = Hello | Ack | Resync | SigningRequest | LeaseRequest
+FromManager = Welcome | Values | Snapshot | Delta | Certificate | Lease | Wipe | Refusal
+
+_ENCODER = msgspec.msgpack.Encoder()
+_FROM_AGENT = msgspec.msgpack.Decoder(FromAgent)
+_FROM_MANAGER = msgspec.msgpack.Decoder(FromManager)
+
+
+def encode(message: FromAgent | FromManager) -> bytes:
+    """Return the message as it goes over the wire."""
+    return _ENCODER.encode(message)
+
+
+def decode_from_agent(data: bytes) -> FromAgent:
+    """Return what an agent sent, or raise MalformedMessage, which says nothing of the content."""
+    if len(data) > MAX_AGENT_MESSAGE_BYTES:
+        raise MalformedMessage
+    try:
+        return _FROM_AGENT.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        raise MalformedMessage from None
+
+
+def decode_from_manager(data: bytes) -> FromManager:
+    """Return what a manager sent, or raise MalformedMessage."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise MalformedMessage
+    try:
+        return _FROM_MANAGER.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        raise MalformedMessage from None
