@@ -46,7 +46,15 @@ class Unchanged:
     mod_revision: int
 
 
-Compare = Absent | Unchanged
+@dataclass(frozen=True, slots=True)
+class Held(Unchanged):
+    """Holds while the campaign named by `key` is held as it was at `mod_revision`. Only `Leadership.guard` makes it.
+
+    Campaigns have a keyspace of their own: `key` is no key of the store.
+    """
+
+
+Compare = Absent | Unchanged | Held
 
 
 @dataclass(frozen=True, slots=True)
