@@ -1,0 +1,137 @@
+"""The cryptographic primitives: AES-256-GCM, HKDF-SHA256, HMAC-SHA256 and HPKE.
+
+Owns every call of them outside `cluster.pki`, with its sizes, its associated data and the reason
+why a nonce cannot repeat. Knows no record, file or key hierarchy, and keeps nothing. Sources: NIST
+SP 800-38D, RFC 5869, RFC 2104, RFC 9180 (base mode; DHKEM(X25519, HKDF-SHA256), HKDF-SHA256,
+AES-256-GCM).
+"""
+
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hpke
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from cluster.protocol.errors import InvalidRequest, InvariantViolation, OpenFailed
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.system import Entropy
+
+KEY_SIZE = 32
+NONCE_SIZE = 12
+TAG_SIZE = 16
+SALT_SIZE = 32
+SALTED_OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE
+"""Bytes that `seal_salted` adds to a plaintext."""
+
+HPKE_PUBLIC_KEY_SIZE = 32
+HPKE_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+
+
+@dataclass(frozen=True, slots=True)
+class HpkeKeyPair:
+    """An X25519 key pair, both halves in the 32 raw bytes of RFC 7748."""
+
+    private_key: SecretBytes
+    public_key: bytes
+
+
+def frame(*parts: bytes) -> bytes:
+    """Return the parts, each behind its length (u32, big endian): no two lists frame alike."""
+    return b"".join(len(part).to_bytes(4) + part for part in parts)
+
+
+def derive(key: SecretBytes, salt: bytes, info: bytes, size: int = KEY_SIZE) -> SecretBytes:
+    """Return `size` bytes of HKDF-SHA256 (RFC 5869) over a key of full entropy."""
+    kdf = HKDF(algorithm=SHA256(), length=size, salt=salt, info=info)
+    return SecretBytes(kdf.derive(key.reveal()))
+
+
+def blind(index_key: SecretBytes, label: bytes) -> bytes:
+    """Return HMAC-SHA256 of a label, 32 bytes: without the key nobody can tell of which."""
+    mac = HMAC(index_key.reveal(), SHA256())
+    mac.update(label)
+    return mac.finalize()
+
+
+def seal(key: SecretBytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
+    """Return AES-256-GCM ciphertext and tag (16 bytes).
+
+    `nonce`: 12 bytes, never twice under one key; `seal_salted` sees to that and is what to call.
+    """
+    return _cipher(key, nonce).encrypt(nonce, plaintext, associated)
+
+
+def open_(key: SecretBytes, nonce: bytes, ciphertext: bytes, associated: bytes) -> bytes:
+    """Return the plaintext of `seal`, or raise OpenFailed, whatever the reason."""
+    try:
+        return _cipher(key, nonce).decrypt(nonce, ciphertext, associated)
+    except InvalidTag:
+        raise OpenFailed from None
+
+
+def seal_salted(
+    key: SecretBytes, info: bytes, plaintext: bytes, associated: bytes, entropy: Entropy
+) -> bytes:
+    """Return salt (32) | nonce (12) | ciphertext | tag (16), under a key used for this one call.
+
+    The key is HKDF(key, salt, info) with a fresh salt, so a nonce repeats under one key only if 32
+    random bytes do.
+    """
+    salt, nonce = entropy.token(SALT_SIZE), entropy.token(NONCE_SIZE)
+    return salt + nonce + seal(derive(key, salt, info), nonce, plaintext, associated)
+
+
+def open_salted(key: SecretBytes, info: bytes, sealed: bytes, associated: bytes) -> bytes:
+    """Return the plaintext of `seal_salted`, or raise OpenFailed."""
+    if len(sealed) < SALTED_OVERHEAD:
+        raise OpenFailed
+    salt, nonce = sealed[:SALT_SIZE], sealed[SALT_SIZE : SALT_SIZE + NONCE_SIZE]
+    ciphertext = sealed[SALT_SIZE + NONCE_SIZE :]
+    return open_(derive(key, salt, info), nonce, ciphertext, associated)
+
+
+def hpke_keypair() -> HpkeKeyPair:
+    """Return a fresh key pair to receive one HPKE message with."""
+    private_key = X25519PrivateKey.generate()
+    return HpkeKeyPair(
+        private_key=SecretBytes(private_key.private_bytes_raw()),
+        public_key=private_key.public_key().public_bytes_raw(),
+    )
+
+
+def hpke_seal(public_key: bytes, purpose: str, context: bytes, plaintext: SecretBytes) -> bytes:
+    """Return enc (32) | ciphertext | tag (16) for the holder of `public_key` (32 raw bytes).
+
+    HPKE draws an ephemeral key for each call, so its key and nonce serve once. `purpose` and
+    `context` (who asks, in which exchange) are bound: opening needs the same two. The sender is not
+    authenticated: the channel must do that. Raises InvalidRequest for a public key that is none.
+    """
+    try:
+        recipient = X25519PublicKey.from_public_bytes(public_key)
+        return HPKE_SUITE.encrypt(plaintext.reveal(), recipient, _hpke_info(purpose, context))
+    except ValueError:
+        # A wrong length, or a point of low order, whose shared secret anybody can compute.
+        raise InvalidRequest("the HPKE public key is not valid; make a fresh key pair") from None
+
+
+def hpke_open(private_key: SecretBytes, purpose: str, context: bytes, sealed: bytes) -> SecretBytes:
+    """Return the plaintext of `hpke_seal`, or raise OpenFailed."""
+    recipient = X25519PrivateKey.from_private_bytes(private_key.reveal())
+    try:
+        return SecretBytes(HPKE_SUITE.decrypt(sealed, recipient, _hpke_info(purpose, context)))
+    except (InvalidTag, ValueError):
+        raise OpenFailed from None
+
+
+def _hpke_info(purpose: str, context: bytes) -> bytes:
+    return frame(b"strongroom hpke 1", purpose.encode(), context)
+
+
+def _cipher(key: SecretBytes, nonce: bytes) -> AESGCM:
+    if len(key) != KEY_SIZE or len(nonce) != NONCE_SIZE:
+        raise InvariantViolation("AES-256-GCM takes a key of 32 bytes and a nonce of 12")
+    return AESGCM(key.reveal())
