@@ -1,0 +1,94 @@
+# Everything a person or CI runs. `make help` lists it; ARGS="..." is handed to the program behind a target.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PY := .venv/bin/python
+PYTEST := tools/keep_ownership.sh $(PY) -m pytest
+ARGS ?=
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: ## Make or refresh .venv from the hash-pinned lock
+	@tools/keep_ownership.sh tools/setup_venv.sh "$(PYTHON)"
+
+.PHONY: tools
+tools: ## Unpack etcd and libfaketime into .tools; nothing is installed on the host
+	@tools/keep_ownership.sh tools/unpack_tools.sh
+
+.PHONY: lab
+lab: venv tools ## Run the guided lab (ARGS=--once runs through without waiting)
+	@KEEP_OWNERSHIP_LAB=1 tools/keep_ownership.sh $(PY) docs/lab/lab.py $(ARGS)
+
+.PHONY: test
+test: venv tools ## Run every test that is not marked slow
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+.PHONY: test-slow
+test-slow: venv tools ## Run the tests marked slow
+	@$(PYTEST) -m slow $(ARGS)
+
+.PHONY: property
+property: venv ## Run the property tests
+	@$(PYTEST) tests/property $(ARGS)
+
+.PHONY: e2e
+e2e: venv tools ## Run the end-to-end tests, slow ones included
+	@$(PYTEST) tests/e2e $(ARGS)
+
+.PHONY: adversarial
+adversarial: venv tools ## Run the attacks, slow ones included
+	@$(PYTEST) tests/adversarial $(ARGS)
+
+.PHONY: test-wheel
+test-wheel: venv ## Build the wheel and run the unit tests against it, outside the checkout
+	@tools/keep_ownership.sh tools/test_wheel.sh "$(PYTHON)" $(ARGS)
+
+.PHONY: test-fresh
+test-fresh: ## Run the README's commands in a minimal Debian root (needs root and mmdebstrap)
+	@tools/keep_ownership.sh tools/test_fresh.sh $(ARGS)
+
+.PHONY: bench
+bench: venv tools ## Measure; prints JSON medians
+	@tools/keep_ownership.sh $(PY) tests/bench/run.py $(ARGS)
+
+.PHONY: lint
+lint: venv ## Check style, spelling, layers and the generated docs
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@.venv/bin/codespell
+	@.venv/bin/lint-imports
+	@$(PY) tools/generate_docs.py --check
+
+.PHONY: type
+type: venv ## Check types
+	@$(PY) -m mypy
+	@$(PY) -m mypy tests tools docs
+
+.PHONY: format
+format: venv ## Format the code
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+.PHONY: docs
+docs: venv ## Write the generated parts of the docs
+	@$(PY) tools/generate_docs.py
+
+.PHONY: docs-check
+docs-check: venv ## Check that the docs match the code
+	@$(PY) tools/generate_docs.py --check
+	@$(PYTEST) tests/architecture $(ARGS)
+
+.PHONY: lock
+lock: ## Resolve the dependencies again and write both locks (needs uv)
+	@tools/lock.sh $(ARGS)
+
+.PHONY: clean
+clean: ## Remove everything that make made
+	@rm -rf --one-file-system .venv .tools .lab build dist .hypothesis .coverage*
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

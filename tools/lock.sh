@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Write requirements.lock (runtime) and requirements-dev.lock: pinned, hashed, for every platform, naming no index.
+set -euo pipefail
+
+command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
+compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-hashes
+    --no-emit-index-url --no-emit-find-links --no-annotate --no-header)
+"${compile[@]}" "$@" pyproject.toml -o requirements.lock
+"${compile[@]}" "$@" pyproject.toml --group dev -o requirements-dev.lock
