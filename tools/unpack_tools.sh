@@ -11,7 +11,12 @@ etcd_suites=(bookworm trixie)
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { printf '%s\n' "$*" >&2; }
-codename() { (. /etc/os-release 2>/dev/null && printf '%s' "${VERSION_CODENAME:-}"); }
+
+host_suite() { # Debian's own name; elsewhere the oldest suite, whose C library asks for least
+    local ID="" VERSION_CODENAME=""
+    [[ ! -r /etc/os-release ]] || . /etc/os-release
+    if [[ $ID == debian && -n $VERSION_CODENAME ]]; then echo "$VERSION_CODENAME"; else echo bookworm; fi
+}
 
 runs_etcd() { "$1/usr/bin/etcd" --version >/dev/null 2>&1; }
 
@@ -79,5 +84,4 @@ for suite in "${etcd_suites[@]}"; do
     runs_etcd "$tools/etcd-$suite" || { say "the etcd of $suite does not run on this machine"; exit 1; }
 done
 # libfaketime is loaded into our own processes, so it must match the host's C library.
-host=$(codename)
-unpack "${host:-bookworm}" libfaketime faketime
+unpack "$(host_suite)" libfaketime faketime
