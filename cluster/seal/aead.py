@@ -6,6 +6,7 @@ SP 800-38D, RFC 5869, RFC 2104, RFC 9180 (base mode; DHKEM(X25519, HKDF-SHA256),
 AES-256-GCM).
 """
 
+import hashlib
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -27,6 +28,7 @@ SALT_SIZE = 32
 SALTED_OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE
 """Bytes that `seal_salted` adds to a plaintext."""
 
+DIGEST_SIZE = 32
 HPKE_PUBLIC_KEY_SIZE = 32
 HPKE_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
@@ -55,6 +57,11 @@ def blind(index_key: SecretBytes, label: bytes) -> bytes:
     mac = HMAC(index_key.reveal(), SHA256())
     mac.update(label)
     return mac.finalize()
+
+
+def digest(content: bytes) -> bytes:
+    """Return SHA-256, 32 bytes: it tells accidents; anybody can forge it."""
+    return hashlib.sha256(content).digest()
 
 
 def seal(key: SecretBytes, nonce: bytes, plaintext: bytes, associated: bytes) -> bytes:
