@@ -1,0 +1,58 @@
+"""A uvicorn server on sockets that are already bound, with a short time limit for TLS handshakes.
+
+Owns the start of listening, nothing of what is served. uvicorn leaves asyncio's 60 s for a
+handshake, in which a stranger without a certificate holds a connection for the price of a SYN; and
+it takes over the process's signals, which are the manager's. Both are uvicorn's internals:
+tests/unit/api/test_listener.py holds the contract.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from cluster.protocol.errors import Unavailable
+
+HANDSHAKE_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
+"""How long a TLS close waits for the peer's answer."""
+
+
+class Listener(uvicorn.Server):
+    """Serves one application: `serve(sockets=[...])` runs it, setting `should_exit` ends it."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start listening, or raise Unavailable; uvicorn's own would end the process."""
+        if not sockets:
+            raise Unavailable("a listener takes sockets that are already bound")
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise Unavailable("the application did not start; see the log before this line")
+        loop = asyncio.get_running_loop()
+        encrypted = self.config.ssl is not None
+        self.servers = [
+            await loop.create_server(
+                self._new_protocol,
+                sock=one,
+                ssl=self.config.ssl,
+                backlog=self.config.backlog,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if encrypted else None,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S if encrypted else None,
+            )
+            for one in sockets
+        ]
+        self.started = True
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]  # typed as a bare Protocol
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the process's signals alone: the manager owns them."""
+        yield

@@ -1,0 +1,309 @@
+"""A small blocking HTTPS client, for the command line and for joining.
+
+Owns one exchange: connect to the first manager that answers, check that it is one, send, read with
+limits. It keeps no connection and repeats no request that may have arrived: the caller repeats it,
+under its request id. Starts fast (no http.client, no logging) and knows nothing of certificates:
+the caller hands in the TLS context. A body may hold a secret and never gets into an error. Source:
+RFC 9112, by h11.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import h11
+
+from cluster.protocol.errors import (
+    ClusterError,
+    InvalidRequest,
+    MalformedMessage,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Unauthenticated,
+    Unavailable,
+)
+from cluster.protocol.server_identity import manager_identity
+
+RESPONSE_LIMIT = 8 * 1024 * 1024
+"""Bytes of a whole body."""
+LINE_LIMIT = 1024 * 1024
+_READ_SIZE = 65_536
+_HEADER_LIMIT = 32 * 1024
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+class Response:
+    """A whole answer: `status`, `headers` (lower-case names) and `body`."""
+
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"Response(status={self.status}, body=<{len(self.body)} bytes>)"
+
+
+class LineStream:
+    """An answer as it arrives: `status`, `headers`, then either `lines()` or `read()`, once."""
+
+    __slots__ = ("_chunks", "headers", "status")
+
+    def __init__(self, status: int, headers: Mapping[str, str], chunks: Iterator[bytes]) -> None:
+        self.status = status
+        self.headers = headers
+        self._chunks = chunks
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each line without its end as soon as it is there (NDJSON)."""
+        rest = b""
+        for chunk in self._chunks:
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+            if len(rest) > LINE_LIMIT:
+                raise PayloadTooLarge("a line of the manager's answer is too long")
+        if rest:
+            yield rest
+
+    def read(self) -> bytes:
+        """Return the whole body, or raise PayloadTooLarge over `RESPONSE_LIMIT`."""
+        body = bytearray()
+        for chunk in self._chunks:
+            body += chunk
+            if len(body) > RESPONSE_LIMIT:
+                raise PayloadTooLarge("the manager's answer is too large")
+        return bytes(body)
+
+
+def request(
+    endpoints: Sequence[str],
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+    trust_domain: str | None = None,
+    timeout_s: float = 30.0,
+    monotonic_s: Callable[[], float] | None = None,
+) -> Response:
+    """Return the answer of the first endpoint that can be reached; see `stream_lines` for the arguments."""
+    with stream_lines(
+        endpoints,
+        method,
+        path,
+        body=body,
+        headers=headers,
+        context=context,
+        trust_domain=trust_domain,
+        timeout_s=timeout_s,
+        monotonic_s=monotonic_s,
+    ) as answer:
+        return Response(answer.status, answer.headers, answer.read())
+
+
+@contextmanager
+def stream_lines(
+    endpoints: Sequence[str],
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
+    trust_domain: str | None = None,
+    timeout_s: float = 30.0,
+    monotonic_s: Callable[[], float] | None = None,
+) -> Iterator[LineStream]:
+    """Send a request and give its answer as a `LineStream` while the block lasts.
+
+    `endpoints` are `host:port`, or `unix:/path` for the admin socket, which takes no TLS; any other
+    takes a `context`. With `trust_domain` the server must be a manager of it; without, nothing is
+    checked beyond the context: only for fetching what is proven otherwise. `timeout_s` bounds each
+    wait, and with `monotonic_s` the whole exchange.
+
+    Raises Unavailable if nobody answers, PermissionDenied for a server that is no manager,
+    Unauthenticated if it refuses our certificate, OutcomeUnknown if it was lost after a request
+    that may change something was sent.
+    """
+    wait = _Deadline(timeout_s, monotonic_s)
+    connection, host = _connect_any(endpoints, context, trust_domain, wait)
+    with connection:
+        exchange = _Exchange(connection, wait, safe=method in _SAFE_METHODS)
+        exchange.send(method, path, [("host", host), *(headers or {}).items()], body)
+        status, answer_headers = exchange.read_head()
+        yield LineStream(status, answer_headers, exchange.chunks())
+
+
+class _Deadline:
+    """Bounds each wait, and their sum where the caller lends a clock."""
+
+    def __init__(self, timeout_s: float, monotonic_s: Callable[[], float] | None) -> None:
+        self._timeout_s = timeout_s
+        self._monotonic_s = monotonic_s
+        self._end_s = monotonic_s() + timeout_s if monotonic_s is not None else 0.0
+
+    def left_s(self) -> float:
+        """Return how long the next wait may take; raise TimeoutError if no time is left."""
+        if self._monotonic_s is None:
+            return self._timeout_s
+        left_s = self._end_s - self._monotonic_s()
+        if left_s <= 0:
+            raise TimeoutError("the time allowed has passed")
+        return left_s
+
+
+def _connect_any(
+    endpoints: Sequence[str],
+    context: ssl.SSLContext | None,
+    trust_domain: str | None,
+    wait: _Deadline,
+) -> tuple[socket.socket, str]:
+    """Return a connection to the first endpoint that takes one, and the name for the Host header.
+
+    An impostor with a certificate of ours ends the search: that is an attack, not an outage.
+    """
+    failures: list[str] = []
+    for endpoint in endpoints:
+        try:
+            return _connect(endpoint, context, trust_domain, wait)
+        except OSError as error:
+            failures.append(f"{endpoint}: {_reason(error)}")
+    raise Unavailable(
+        f"no manager answers ({'; '.join(failures) or 'no address given'}); "
+        "check the addresses and `strongroom status`"
+    )
+
+
+def _connect(
+    endpoint: str, context: ssl.SSLContext | None, trust_domain: str | None, wait: _Deadline
+) -> tuple[socket.socket, str]:
+    if endpoint.startswith("unix:"):
+        local = socket.socket(socket.AF_UNIX)
+        try:
+            local.settimeout(wait.left_s())
+            local.connect(endpoint.removeprefix("unix:"))
+        except OSError:
+            local.close()
+            raise
+        return local, "localhost"
+    if context is None:
+        raise InvalidRequest("a manager is reached by TLS only")
+    host, port = _split(endpoint)
+    plain = socket.create_connection((host, port), timeout=wait.left_s())
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        secured = context.wrap_socket(plain, server_hostname=host)
+    except OSError:
+        plain.close()
+        raise
+    try:
+        if trust_domain is not None:
+            manager_identity(secured.getpeercert(), trust_domain)
+    except ClusterError:
+        secured.close()
+        raise
+    return secured, endpoint
+
+
+def _split(endpoint: str) -> tuple[str, int]:
+    """Return host and port of `host:port`, `[v6]:port`."""
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or not host or not (port.isascii() and port.isdigit()):
+        raise InvalidRequest("a manager's address reads HOST:PORT, or [ADDRESS]:PORT for IPv6")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not verify ({error.verify_message})"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return error.strerror or "connection failed"
+
+
+class _Exchange:
+    """One request and its answer over h11."""
+
+    def __init__(self, connection: socket.socket, wait: _Deadline, *, safe: bool) -> None:
+        self._socket = connection
+        self._wait = wait
+        self._safe = safe
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEADER_LIMIT)
+
+    def send(
+        self, method: str, path: str, headers: list[tuple[str, str]], body: bytes | None
+    ) -> None:
+        """Send the request whole."""
+        headers = [*headers, ("connection", "close"), ("content-length", str(len(body or b"")))]
+        try:
+            head = h11.Request(method=method, target=path, headers=headers)
+            content = self._http.send(head) or b""
+        except h11.LocalProtocolError:
+            raise InvalidRequest("the request has a malformed path or header") from None
+        if body:
+            content += self._http.send(h11.Data(data=body)) or b""
+        content += self._http.send(h11.EndOfMessage()) or b""
+        try:
+            self._socket.settimeout(self._wait.left_s())
+            self._socket.sendall(content)
+        except (BrokenPipeError, ConnectionResetError):
+            # The server may have answered and closed before it read everything: look at what it
+            # said.
+            return
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def read_head(self) -> tuple[int, dict[str, str]]:
+        """Return status and headers."""
+        event = self._next_event()
+        while isinstance(event, h11.InformationalResponse):
+            event = self._next_event()
+        if not isinstance(event, h11.Response):
+            raise self._lost(None)
+        return event.status_code, {
+            name.decode(): value.decode("latin-1") for name, value in event.headers
+        }
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it comes."""
+        while isinstance(event := self._next_event(), h11.Data):
+            yield bytes(event.data)
+
+    def _next_event(self) -> object:
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(self._receive())
+        except h11.RemoteProtocolError:
+            # Also a connection that ended in the middle of an answer.
+            raise (
+                MalformedMessage("the manager's answer breaks off")
+                if self._safe
+                else OutcomeUnknown()
+            ) from None
+        return event
+
+    def _receive(self) -> bytes:
+        try:
+            self._socket.settimeout(self._wait.left_s())
+            return self._socket.recv(_READ_SIZE)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: OSError | None) -> ClusterError:
+        """Return what it means that the connection ended here.
+
+        In TLS 1.3 a server refuses a client's certificate after the client has finished, so the
+        alert arrives where the answer should; nothing was done then.
+        """
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+            return Unauthenticated(
+                f"the manager refuses this certificate ({(error.reason or '').lower()}); "
+                "renew it or enrol again"
+            )
+        if not self._safe:
+            return OutcomeUnknown()
+        return Unavailable("the connection to the manager was lost; try again")
