@@ -77,7 +77,10 @@ unpack() { # suite, package, directory under .tools
 }
 
 uri=$(mirror)
-uri=${uri:-http://deb.debian.org/debian}
+if [[ -z $uri ]]; then
+    say "apt's sources name no Debian mirror; add one to /etc/apt/sources.list"
+    exit 1
+fi
 for suite in "${etcd_suites[@]}"; do
     runs_etcd "$tools/etcd-$suite" || rm -rf "$tools/etcd-$suite"
     unpack "$suite" etcd-server "etcd-$suite"

@@ -1,0 +1,81 @@
+"""The generated pages of docs/reference: written from the code, compared with it by `--check`."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cluster.protocol import errors
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def subclasses(
+    cls: type[errors.ClusterError], depth: int = 0
+) -> Iterator[tuple[int, type[errors.ClusterError]]]:
+    """Yield every class below `cls` with its depth, in the order of definition."""
+    for child in cls.__subclasses__():
+        yield depth, child
+        yield from subclasses(child, depth + 1)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def errors_page() -> str:
+    """Return the error reference: one row a class."""
+    lines = [
+        "# Errors",
+        "",
+        "Written by `make docs` from `cluster/protocol/errors.py`; do not edit.",
+        "",
+        "`code` is stable and is what programs look at; the message says what to do next and may",
+        "change. Indentation shows the tree: whoever handles a class handles those below it. A",
+        "retryable error may go away by itself: send the same request again, under the same request",
+        "id, to any manager.",
+        "",
+        "| error | code | HTTP status | retryable | when | default message |",
+        "|---|---|---|---|---|---|",
+    ]
+    for depth, cls in subclasses(errors.ClusterError):
+        when = (cls.__doc__ or "").strip().splitlines()[0]
+        retryable = "yes" if cls.retryable else "no"
+        name = "&nbsp;&nbsp;" * depth + f"`{cls.__name__}`"
+        lines.append(
+            f"| {name} | `{cls.code}` | {cls.status} | {retryable} | {_cell(when)} "
+            f"| {_cell(cls.default_message)} |"
+        )
+    lines += ["", "`InvariantViolation` is none of these: it is a bug, and ends the process.", ""]
+    return "\n".join(lines)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "docs/reference/errors.md": errors_page,
+}
+
+
+def main() -> int:
+    """Write the pages, or with `--check` name those that differ from the code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a page differs"
+    )
+    check = parser.parse_args().check
+    stale = False
+    for name, render in PAGES.items():
+        page = ROOT / name
+        text = render()
+        if page.is_file() and page.read_text() == text:
+            continue
+        if check:
+            print(f"{name} differs from the code; run `make docs`", file=sys.stderr)
+            stale = True
+        else:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
