@@ -87,6 +87,8 @@ class ServiceResult(msgspec.Struct, frozen=True, array_like=True):
     mounted: tuple[VersionKey, ...]
     error: str = ""
     """Empty if the files are in place."""
+    spec_number: int = 0
+    """The `spec_number` of the assignment this reports on."""
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     SECRET_VALUE = "secret-value"  # noqa: S105  # a kind's name
     SERVICE = "service"
     TASK = "task"
+    TASK_STATUS = "task-status"
     RECEIPT = "receipt"
     ROLLOUT = "rollout"
     REQUEST = "request"
@@ -398,6 +399,25 @@ def task_id(service_id: ServiceId, node_id: NodeId) -> TaskId:
     return TaskId(f"{service_id}.{node_id}")
 
 
+class MountedVersion(msgspec.Struct, frozen=True):
+    """A secret version that a node reported in place for a service, and since when."""
+
+    secret_id: SecretId
+    version: VersionNumber
+    since: float
+
+
+class TaskStatusRecord(Record, frozen=True, kw_only=True):
+    """What the agent last reported of a task; id is the task's id. Answers `service ps` and ends rollouts."""
+
+    kind = Kind.TASK_STATUS
+    spec_number: int
+    """The spec it carried out last."""
+    mounted: tuple[MountedVersion, ...] = ()
+    error: str = ""
+    at: float
+
+
 class ReceiptRecord(Record, frozen=True, kw_only=True):
     """The durable record that a version may have been received by a node for a service; id is `receipt_id()`.
 
@@ -535,6 +555,7 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         SecretValueRecord,
         ServiceRecord,
         TaskRecord,
+        TaskStatusRecord,
         ReceiptRecord,
         RolloutRecord,
         RequestRecord,

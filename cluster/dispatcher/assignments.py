@@ -1,0 +1,120 @@
+"""What a node is assigned: the pure half of the dispatcher.
+
+Computes, from the records alone, every file a node must hold, and the difference to what it was sent. It is the one place
+where least privilege is decided: a secret version reaches a node only through a running task of a service that refers to it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
+from cluster.protocol.wire import FileSpec, ServiceAssignment, VersionKey
+from cluster.store.records import (
+    LeaseLoss,
+    SecretRecord,
+    SecretReference,
+    ServiceRecord,
+    TaskRecord,
+    TaskState,
+    VersionState,
+)
+
+
+class Records(Protocol):
+    """The records an assignment is computed from."""
+
+    def tasks_of_node(self, node_id: NodeId) -> Iterable[TaskRecord]:
+        """Return every task on a node, whatever its state."""
+        ...
+
+    def service(self, service_id: ServiceId) -> ServiceRecord | None:
+        """Return a service."""
+        ...
+
+    def secret(self, secret_id: SecretId) -> SecretRecord | None:
+        """Return a secret's metadata."""
+        ...
+
+
+Assignments = Mapping[str, ServiceAssignment]
+"""Service id -> all that a node must know of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What must be sent to bring a node from one set of assignments to another."""
+
+    changed: tuple[ServiceAssignment, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.changed or self.removed)
+
+
+def resolve(secret: SecretRecord, wanted: VersionNumber | None) -> VersionNumber | None:
+    """Return the version number a reference means now, or None if that version cannot be issued."""
+    if wanted is None:
+        return secret.primary.number
+    for version in secret.versions:
+        if version.number == wanted and version.state is not VersionState.RETIRED:
+            return version.number
+    return None
+
+
+def assignments_of(records: Records, node_id: NodeId) -> dict[str, ServiceAssignment]:
+    """Return what the node must hold, by service id.
+
+    A reference whose secret or version is gone yields no file: the records refuse to let that happen, and nothing is invented
+    if they fail.
+    """
+    assigned: dict[str, ServiceAssignment] = {}
+    for task in records.tasks_of_node(node_id):
+        service = records.service(task.service_id) if task.state is TaskState.RUNNING else None
+        if service is not None:
+            assigned[service.id] = _assignment(records, service)
+    return assigned
+
+
+def _assignment(records: Records, service: ServiceRecord) -> ServiceAssignment:
+    spec = service.spec
+    files = [file for reference in spec.references for file in _files(records, reference)]
+    on_change = spec.on_change
+    return ServiceAssignment(
+        service_id=service.id,
+        name=service.name,
+        uid=spec.uid,
+        gid=spec.gid,
+        spec_number=service.spec_number,
+        files=tuple(sorted(files, key=lambda file: file.target)),
+        on_change_signal=on_change.signal if on_change else "",
+        on_change_command=on_change.command if on_change else (),
+        on_change_timeout_s=on_change.timeout_s if on_change else 10.0,
+    )
+
+
+def _files(records: Records, reference: SecretReference) -> Iterable[FileSpec]:
+    secret = records.secret(reference.secret_id)
+    version = resolve(secret, reference.version) if secret is not None else None
+    if secret is not None and version is not None:
+        yield FileSpec(
+            target=reference.target,
+            secret_id=secret.id,
+            name=secret.name,
+            version=version,
+            uid=reference.uid,
+            gid=reference.gid,
+            mode=reference.mode,
+            wipe_on_lease_loss=reference.on_lease_loss is LeaseLoss.WIPE,
+        )
+
+
+def difference(sent: Assignments, desired: Assignments) -> Difference:
+    """Return what changed from `sent` to `desired`."""
+    changed = tuple(new for key, new in sorted(desired.items()) if sent.get(key) != new)
+    return Difference(changed, tuple(sorted(sent.keys() - desired.keys())))
+
+
+def versions_of(assignment: ServiceAssignment) -> frozenset[VersionKey]:
+    """Return the secret versions an assignment needs."""
+    return frozenset(VersionKey(file.secret_id, file.version) for file in assignment.files)

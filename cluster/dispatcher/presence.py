@@ -1,0 +1,155 @@
+"""Who is connected here, and what the other managers are told about it.
+
+Keeps the sessions of this manager, wakes those that a change affects, and writes a node's status record when its session opens or has been
+gone for a while. A node that fails over opens its next session within a second, so a closed session is not yet a node
+that is down.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from cluster.protocol.errors import ClusterError
+from cluster.protocol.ids import ManagerId, NodeId
+from cluster.protocol.wire import Hello
+from cluster.store.records import (
+    Kind,
+    NodeState,
+    NodeStatusRecord,
+    ReceiptRecord,
+    Record,
+    SecretRecord,
+    ServiceRecord,
+    TaskRecord,
+)
+from cluster.store.sealed_store import Create, Replace, SealedStore, Write
+from cluster.store.view import Stored, View, ViewChange
+from cluster.system import Clock
+
+if TYPE_CHECKING:
+    from cluster.dispatcher.sessions import AgentSession
+
+log = structlog.get_logger(__name__)
+
+DOWN_AFTER_S: Final = 15.0
+"""A node without a session for this long is down, and its tasks move."""
+SWEEP_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class Presence:
+    """The sessions of this manager and the status records of its nodes."""
+
+    store: SealedStore
+    clock: Clock
+    manager_id: ManagerId
+    _sessions: dict[NodeId, list["AgentSession"]] = field(default_factory=dict)
+    _gone_since: dict[NodeId, float] = field(default_factory=dict)
+
+    async def opened(self, session: "AgentSession", hello: Hello) -> None:
+        """Register a session and record that its node is ready."""
+        self._sessions.setdefault(session.node_id, []).append(session)
+        status = NodeStatusRecord(
+            id=session.node_id,
+            state=NodeState.READY,
+            manager_id=self.manager_id,
+            session_id=session.session_id,
+            since=self.clock.now().timestamp(),
+            address=session.address,
+            agent_version=hello.agent_version[:32],
+            mounts=hello.mounts[:16],
+            strength=hello.strength[:16],
+            boot_id=hello.boot_id[:64],
+        )
+        await self.store.update(lambda view: _write(view.node_statuses.get(status.id), status))
+
+    def closed(self, session: "AgentSession") -> None:
+        """Forget a session; the node stays ready until it has been gone for `DOWN_AFTER_S`."""
+        sessions = self._sessions.get(session.node_id, [])
+        if session in sessions:
+            sessions.remove(session)
+        if not sessions:
+            self._sessions.pop(session.node_id, None)
+
+    def connected(self) -> int:
+        """Return how many nodes have a session here."""
+        return len(self._sessions)
+
+    def sessions_of(self, node_id: NodeId) -> tuple["AgentSession", ...]:
+        """Return the sessions of a node on this manager."""
+        return tuple(self._sessions.get(node_id, ()))
+
+    def on_change(self, change: ViewChange) -> None:
+        """Wake every session whose node a change affects."""
+        affected: set[NodeId] = set()
+        for _kind, _id, before, after in change.changed:
+            for record in (before, after):
+                affected.update(_nodes_of(self.store.view, record))
+        for node_id in affected & self._sessions.keys():
+            for session in self._sessions[node_id]:
+                session.wake()
+
+    async def run(self) -> None:
+        """Mark nodes down that left this manager and came back nowhere."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            try:
+                await self._sweep()
+            except ClusterError as error:
+                log.warning("presence.sweep_postponed", code=error.code)
+
+    async def _sweep(self) -> None:
+        now = self.clock.monotonic_s()
+        ours = {
+            NodeId(stored.record.id)
+            for stored in self.store.view.node_statuses.values()
+            if stored.record.manager_id == self.manager_id and stored.record.state is NodeState.READY
+        }
+        silent = ours - self._sessions.keys()
+        for node_id in silent:
+            self._gone_since.setdefault(node_id, now)
+        for node_id in list(self._gone_since):
+            if node_id not in silent:
+                del self._gone_since[node_id]
+            elif now - self._gone_since[node_id] >= DOWN_AFTER_S:
+                await mark_down(self.store, node_id, self.manager_id, self.clock)
+                del self._gone_since[node_id]
+
+
+async def mark_down(store: SealedStore, node_id: NodeId, manager_id: ManagerId, clock: Clock) -> None:
+    """Record that a node is down, unless it reconnected somewhere meanwhile."""
+
+    def decide(view: View) -> Write | None:
+        stored = view.node_statuses.get(node_id)
+        if stored is None or stored.record.manager_id != manager_id or stored.record.state is not NodeState.READY:
+            return None
+        down = msgspec.structs.replace(stored.record, state=NodeState.DOWN, since=clock.now().timestamp())
+        return Write(steps=(Replace(stored, down),))
+
+    await store.update(decide)
+
+
+def _write(before: Stored[NodeStatusRecord] | None, status: NodeStatusRecord) -> Write:
+    return Write(steps=(Create(status) if before is None else Replace(before, status),))
+
+
+def _nodes_of(view: View, record: Record | None) -> Iterable[NodeId]:
+    """Return the nodes whose assignments may follow from a record."""
+    match record:
+        case TaskRecord(node_id=node_id):
+            yield node_id
+        case ReceiptRecord():
+            return
+        case ServiceRecord(id=service_id):
+            yield from (task.record.node_id for task in view.tasks_of_service(service_id))
+        case SecretRecord(id=secret_id):
+            for service in view.services_referring_to(secret_id):
+                yield from (task.record.node_id for task in view.tasks_of_service(service.record.id))
+        case Record(id=record_id) if record.kind is Kind.NODE:
+            yield NodeId(record_id)
+        case _:
+            return

@@ -1,0 +1,191 @@
+"""Receipts: no value leaves a manager before a quorum holds the record of who gets it.
+
+A receipt's transaction compares the generations of everything it was decided from (the node, the task, the service, the secret), so a
+manager whose view lags cannot issue after a removal: the compare fails and it decides again. An agent's ack completes
+the receipt; what an agent dropped is marked, not deleted, because `exposure` answers from these records.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+import msgspec
+import structlog
+
+from cluster.dispatcher.assignments import Assignments
+from cluster.protocol.errors import PermissionDenied
+from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
+from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult
+from cluster.store.records import (
+    AuditEntry,
+    MountedVersion,
+    ReceiptRecord,
+    TaskStatusRecord,
+    receipt_id,
+    task_id,
+)
+from cluster.store.sealed_store import Create, Replace, Require, SealedStore, Step, Write
+from cluster.store.view import Stored, View
+from cluster.system import Clock
+
+log = structlog.get_logger(__name__)
+
+ERROR_LENGTH: Final = 200
+STEPS_PER_WRITE: Final = 64
+"""An ack of a node with many services is written in pieces, each well under an engine's transaction limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Writes and completes receipts for one manager."""
+
+    store: SealedStore
+    clock: Clock
+    manager_id: ManagerId
+
+    def missing(self, node_id: NodeId, assignments: Iterable[ServiceAssignment]) -> bool:
+        """Return whether a version in `assignments` has no open receipt for this node."""
+        view = self.store.view
+        return any(_unissued(view, node_id, assignment) for assignment in assignments)
+
+    async def ensure(self, node_id: NodeId, assignments: Iterable[ServiceAssignment]) -> None:
+        """Commit a receipt for every version in `assignments` that has none.
+
+        Raises PermissionDenied if the node may not have one of them any more; the caller computes the assignments again.
+        """
+        for assignment in assignments:
+            if _unissued(self.store.view, node_id, assignment):
+                await self.store.update(lambda view, a=assignment: self._issue(view, node_id, a))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+
+    def _issue(self, view: View, node_id: NodeId, assignment: ServiceAssignment) -> Write | None:
+        keys = _unissued(view, node_id, assignment)
+        if not keys:
+            return None
+        service_id = ServiceId(assignment.service_id)
+        node = view.nodes.get(node_id)
+        task = view.tasks.get(task_id(service_id, node_id))
+        service = view.services.get(service_id)
+        if node is None or node.record.revoked_at is not None or task is None or service is None:
+            raise PermissionDenied
+        now = self.clock.now().timestamp()
+        steps: list[Step] = [Require(node), Require(task), Require(service)]
+        for secret_id in sorted({secret_id for secret_id, _ in keys}):
+            secret = view.secrets.get(secret_id)
+            if secret is None:
+                raise PermissionDenied
+            steps.append(Require(secret))
+        for secret_id, version in keys:
+            receipt = ReceiptRecord(
+                id=receipt_id(secret_id, version, node_id, service_id),
+                secret_id=secret_id,
+                version=version,
+                node_id=node_id,
+                service_id=service_id,
+                issued_at=now,
+                issued_by=self.manager_id,
+            )
+            before = view.receipts.get(receipt.id)
+            steps.append(Create(receipt) if before is None else Replace(before, receipt))
+        audit = AuditEntry(
+            at=now,
+            caller=f"node/{node_id}",
+            action="secret.issue",
+            resource=f"service/{service.record.name}",
+            allowed=True,
+            detail=" ".join(f"{secret_id}/{version}" for secret_id, version in keys),
+        )
+        return Write(steps=tuple(steps), audit=(audit,))
+
+    async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
+        """Complete the receipts an agent acked, and mark those it dropped.
+
+        Only receipts of this node are touched, and only for versions it was sent: an agent cannot ack what it never got.
+        """
+
+        def decide(view: View) -> Write | None:
+            steps = tuple(islice(self._acked(view, node_id, ack), STEPS_PER_WRITE))
+            return Write(steps=steps) if steps else None
+
+        while any(True for _ in self._acked(self.store.view, node_id, ack)):
+            await self.store.update(decide)
+        # The task's status comes last: a rollout that reads "done" finds its receipts complete.
+        for result in ack.services:
+            await self.store.update(lambda view, r=result: self._status(view, node_id, r))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        for result in ack.services:
+            if result.error and result.service_id in sent:
+                log.warning("agent.refused", node_id=node_id, service_id=result.service_id, error=result.error)
+
+    def _status(self, view: View, node_id: NodeId, result: ServiceResult) -> Write | None:
+        task = view.tasks.get(task_id(ServiceId(result.service_id), node_id))
+        if task is None:
+            return None
+        stored = view.task_statuses.get(task.record.id)
+        before = stored.record if stored else None
+        since = {(m.secret_id, m.version): m.since for m in before.mounted} if before else {}
+        now = self.clock.now().timestamp()
+        status = TaskStatusRecord(
+            id=task.record.id,
+            spec_number=result.spec_number,
+            mounted=tuple(
+                MountedVersion(
+                    SecretId(key.secret_id),
+                    VersionNumber(key.version),
+                    since.get((SecretId(key.secret_id), VersionNumber(key.version)), now),
+                )
+                for key in result.mounted
+            ),
+            error=result.error[:ERROR_LENGTH],
+            at=now,
+        )
+        if before is not None and msgspec.structs.replace(status, at=before.at) == before:
+            return None
+        return Write(steps=(Create(status) if stored is None else Replace(stored, status),))
+
+    def _acked(self, view: View, node_id: NodeId, ack: Ack) -> Iterable[Step]:
+        now = self.clock.now().timestamp()
+        mounted = {result.service_id: frozenset(result.mounted) for result in ack.services}
+        errors = {result.service_id: result.error[:ERROR_LENGTH] for result in ack.services}
+        for stored in view.receipts_of_node(node_id):
+            receipt = stored.record
+            if receipt.service_id in ack.dropped:
+                change = _dropped(receipt, now)
+            elif receipt.service_id in mounted:
+                held = (receipt.secret_id, receipt.version) in {
+                    (key.secret_id, key.version) for key in mounted[receipt.service_id]
+                }
+                error = errors[receipt.service_id]
+                change = _held(receipt, now, error) if held else _not_held(receipt, now, error)
+            else:
+                change = receipt
+            if change != receipt:
+                yield Replace(stored, change)
+
+
+def _held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:
+    acked_at = receipt.acked_at if receipt.acked_at is not None else now
+    return msgspec.structs.replace(receipt, acked_at=acked_at, dropped_at=None, error=error)
+
+
+def _not_held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:
+    if receipt.acked_at is None:
+        return msgspec.structs.replace(receipt, error=error)
+    return _dropped(receipt, now)
+
+
+def _dropped(receipt: ReceiptRecord, now: float) -> ReceiptRecord:
+    dropped_at = receipt.dropped_at if receipt.dropped_at is not None else now
+    return msgspec.structs.replace(receipt, dropped_at=dropped_at, error="")
+
+
+def _unissued(
+    view: View, node_id: NodeId, assignment: ServiceAssignment
+) -> list[tuple[SecretId, VersionNumber]]:
+    """Return the versions of an assignment without an open receipt. A dropped one counts as none: what comes back is issued anew."""
+    service_id = ServiceId(assignment.service_id)
+    keys = sorted({(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files})
+    return [key for key in keys if not _open(view.receipts.get(receipt_id(*key, node_id, service_id)))]
+
+
+def _open(stored: Stored[ReceiptRecord] | None) -> bool:
+    return stored is not None and stored.record.dropped_at is None

@@ -1,0 +1,324 @@
+"""Agent sessions: what happens on one WebSocket between a manager and a node.
+
+Two tasks serve a session. The *reader* answers what the agent sends (acks, lease requests, signing requests). The *pusher* waits for a
+change that affects the node and delivers it: receipts first, then a barrier, then everything is decided once more from
+the view at that revision, and only then are values opened and sent. Nothing is sent that was not authorised after the request.
+Source: ADR 0006, DESIGN "From manager to file".
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+
+from cluster.dispatcher.assignments import assignments_of, difference, versions_of
+from cluster.dispatcher.presence import Presence
+from cluster.dispatcher.receipts import Receipts
+from cluster.protocol import wire
+from cluster.protocol.errors import (
+    ClusterError,
+    Evicted,
+    PermissionDenied,
+    SessionExpired,
+    StaleVersion,
+    Unavailable,
+)
+from cluster.protocol.ids import (
+    Incarnation,
+    NodeId,
+    Revision,
+    SecretId,
+    ServiceId,
+    VersionNumber,
+    format_id,
+)
+from cluster.store.records import ManagerState, SecretRecord, ServiceRecord, TaskRecord
+from cluster.store.sealed_store import SealedStore
+from cluster.store.view import View
+from cluster.system import Clock, Entropy
+
+log = structlog.get_logger(__name__)
+
+WIPE_TIMEOUT_S: Final = 2.0
+"""How long an evicted agent may take to ack the Wipe before it is cut."""
+CATCH_UP_TIMEOUT_S: Final = 5.0
+"""How long a manager waits for its own view before an agent that saw more is sent elsewhere."""
+RETRY_S: Final = 0.5
+DECISIONS: Final = 8
+"""How often a delivery is decided again when the records move under it, before it backs off."""
+
+
+class Link(Protocol):
+    """One connection, as the session sees it."""
+
+    async def send(self, message: wire.FromManager) -> None:
+        """Send a message; raises SessionExpired when the connection is gone."""
+        ...
+
+    async def receive(self) -> wire.FromAgent:
+        """Return the next message; raises SessionExpired at the end, MalformedMessage for junk."""
+        ...
+
+
+class Renewal(Protocol):
+    """Issues a node's next certificate."""
+
+    async def renew_node(self, node_id: NodeId, csr: bytes) -> wire.Certificate:
+        """Return a new certificate for a node that proved who it is by its session."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRecords:
+    """Lets the pure assignment code read the view."""
+
+    view: View
+
+    def tasks_of_node(self, node_id: NodeId) -> Iterable[TaskRecord]:
+        """Return the tasks of a node."""
+        return [stored.record for stored in self.view.tasks_of_node(node_id)]
+
+    def service(self, service_id: ServiceId) -> ServiceRecord | None:
+        """Return a service."""
+        stored = self.view.services.get(service_id)
+        return stored.record if stored else None
+
+    def secret(self, secret_id: SecretId) -> SecretRecord | None:
+        """Return a secret's metadata."""
+        stored = self.view.secrets.get(secret_id)
+        return stored.record if stored else None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionParts:
+    """What every session of a manager shares."""
+
+    store: SealedStore
+    receipts: Receipts
+    renewal: Renewal
+    presence: Presence
+    clock: Clock
+    entropy: Entropy
+    manager_id: str
+
+
+@dataclass(slots=True)
+class AgentSession:
+    """One agent's session, from Hello to the end of the connection."""
+
+    parts: SessionParts
+    node_id: NodeId
+    link: Link
+    address: str
+    session_id: str = ""
+    _sent: dict[str, wire.ServiceAssignment] = field(default_factory=dict)
+    _held: set[wire.VersionKey] = field(default_factory=set)
+    _base: wire.RevisionPair | None = None
+    _snapshot_due: bool = True
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _wiped: asyncio.Event = field(default_factory=asyncio.Event)
+    _pushed: int = 0
+
+    def wake(self) -> None:
+        """Tell the session that something of its node changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve the session until the connection ends or the node is evicted."""
+        hello = await self._open()
+        await self.parts.presence.opened(self, hello)
+        self.wake()
+        try:
+            async with asyncio.TaskGroup() as group:
+                reader = group.create_task(self._read())
+                pusher = group.create_task(self._push())
+                done, _ = await asyncio.wait((reader, pusher), return_when=asyncio.FIRST_COMPLETED)
+                for task in {reader, pusher} - done:
+                    task.cancel()
+        except* (SessionExpired, Evicted) as group_error:
+            log.info("session.ended", session_id=self.session_id, reason=str(group_error.exceptions[0]))
+        finally:
+            self.parts.presence.closed(self)
+
+    async def _open(self) -> wire.Hello:
+        hello = await self.link.receive()
+        if not isinstance(hello, wire.Hello):
+            raise PermissionDenied("a session starts with a hello")
+        if wire.FORMAT not in hello.formats:
+            await self.link.send(
+                wire.Refusal("invalid_request", f"this manager speaks format {wire.FORMAT}; upgrade the agent")
+            )
+            raise SessionExpired
+        await self._catch_up_with(hello.highest)
+        self.session_id = format_id(self.parts.entropy.token(16))
+        self._held = set(hello.held)
+        cluster = self.parts.store.cluster
+        managers = [m.record for m in self.parts.store.view.managers.values()]
+        active = sorted(
+            (m for m in managers if m.state is ManagerState.ACTIVE), key=lambda manager: manager.id
+        )
+        await self.link.send(
+            wire.Welcome(
+                format=wire.FORMAT,
+                session_id=self.session_id,
+                manager_id=self.parts.manager_id,
+                lease_s=cluster.lease_s,
+                managers=tuple(manager.api_address for manager in active),
+                join_addresses=tuple(manager.join_address for manager in active),
+            )
+        )
+        return hello
+
+    async def _catch_up_with(self, highest: wire.RevisionPair | None) -> None:
+        """Do not serve an agent from a state older than one it has seen."""
+        incarnation = self.parts.store.incarnation
+        if highest is not None and (highest.counter, highest.unique) == (incarnation.counter, incarnation.unique):
+            await self.parts.store.view.wait_for(highest.number, CATCH_UP_TIMEOUT_S)
+
+    # --- reader ---------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        while True:
+            match await self.link.receive():
+                case wire.Ack() as ack:
+                    await self._acked(ack)
+                case wire.Resync(held=held):
+                    self._held = set(held)
+                    self._snapshot_due = True
+                    self.wake()
+                case wire.SigningRequest(csr=csr):
+                    await self._renew(csr)
+                case wire.LeaseRequest(number=number):
+                    await self._prolong(number)
+                case wire.Hello():
+                    raise SessionExpired("a second hello")
+
+    async def _acked(self, ack: wire.Ack) -> None:
+        self._wiped.set()
+        for result in ack.services:
+            self._held.update(key for key in result.mounted if self._was_sent(result.service_id, key))
+        await self.parts.receipts.acknowledge(self.node_id, ack, self._sent)
+
+    def _was_sent(self, service_id: str, key: wire.VersionKey) -> bool:
+        assignment = self._sent.get(service_id)
+        return assignment is not None and key in versions_of(assignment)
+
+    async def _renew(self, csr: bytes) -> None:
+        try:
+            certificate = await self.parts.renewal.renew_node(self.node_id, csr)
+        except ClusterError as error:
+            await self.link.send(wire.Refusal(error.code, error.message))
+            return
+        await self.link.send(certificate)
+
+    async def _prolong(self, number: int) -> None:
+        """Prolong the lease after a barrier begun now: a manager without a quorum cannot keep an evicted node alive."""
+        try:
+            await self.parts.store.barrier()
+        except Unavailable:
+            return
+        self._require_admitted()
+        await self.link.send(wire.Lease(number, self.parts.store.cluster.lease_s))
+
+    # --- pusher ---------------------------------------------------------------------------------------------------
+
+    async def _push(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._deliver()
+            except Evicted:
+                await self._wipe()
+                raise
+            except (Unavailable, StaleVersion, PermissionDenied) as error:
+                # The record cannot be written now, so nothing is issued; the agent keeps what it has.
+                log.warning("session.delivery_postponed", session_id=self.session_id, code=error.code)
+                await asyncio.sleep(RETRY_S)
+                self.wake()
+
+    async def _deliver(self) -> None:
+        for _ in range(DECISIONS):
+            self._require_admitted()
+            plan = difference(self._sent, self._desired())
+            if not plan and not self._snapshot_due:
+                return
+            assignments = tuple(self._desired().values()) if self._snapshot_due else plan.changed
+            await self.parts.receipts.ensure(self.node_id, assignments)
+            number = await self.parts.store.barrier()
+            if await self._send_decided(number):
+                return
+        raise Unavailable("the records keep changing; the delivery is tried again")
+
+    async def _send_decided(self, number: int) -> bool:
+        """Decide once more from the view as it is after the barrier, and send; False if a receipt is missing by now.
+
+        From the decision to the last `open_value` nothing awaits, so nothing can change in between.
+        """
+        self._require_admitted()
+        desired = self._desired()
+        plan = difference(self._sent, desired)
+        assignments = tuple(desired.values()) if self._snapshot_due else plan.changed
+        if self.parts.receipts.missing(self.node_id, assignments):
+            return False
+        revision = self._pair(max(number, self.parts.store.view.revision))
+        needed = {key for assignment in assignments for key in versions_of(assignment)} - self._held
+        values = [self._open_value(key) for key in sorted(needed, key=lambda key: (key.secret_id, key.version))]
+        manifest = self._manifest(plan.changed, plan.removed, desired, revision)
+        self._sent, self._base, self._snapshot_due = desired, revision, False
+        for chunk in _chunks(values):
+            await self.link.send(wire.Values(tuple(chunk)))
+        await self.link.send(manifest)
+        return True
+
+    def _manifest(
+        self,
+        changed: tuple[wire.ServiceAssignment, ...],
+        removed: tuple[str, ...],
+        desired: dict[str, wire.ServiceAssignment],
+        revision: wire.RevisionPair,
+    ) -> wire.Snapshot | wire.Delta:
+        if self._snapshot_due or self._base is None:
+            return wire.Snapshot(revision, tuple(desired[key] for key in sorted(desired)))
+        return wire.Delta(self._base, revision, changed, removed)
+
+    def _desired(self) -> dict[str, wire.ServiceAssignment]:
+        return assignments_of(ViewRecords(self.parts.store.view), self.node_id)
+
+    def _open_value(self, key: wire.VersionKey) -> wire.Value:
+        value = self.parts.store.open_value(SecretId(key.secret_id), VersionNumber(key.version))
+        return wire.Value(key.secret_id, key.version, value.reveal())
+
+    def _pair(self, number: int) -> wire.RevisionPair:
+        revision: Revision = self.parts.store.revision(number)
+        incarnation: Incarnation = revision.incarnation
+        return wire.RevisionPair(incarnation.counter, incarnation.unique, revision.number)
+
+    def _require_admitted(self) -> None:
+        node = self.parts.store.view.nodes.get(self.node_id)
+        if node is None or node.record.revoked_at is not None:
+            raise Evicted
+
+    async def _wipe(self) -> None:
+        """Order the wipe and give the agent a moment to report it; the connection is cut either way."""
+        self._wiped.clear()
+        try:
+            await self.link.send(wire.Wipe("evicted"))
+            await asyncio.wait_for(self._wiped.wait(), WIPE_TIMEOUT_S)
+        except (TimeoutError, SessionExpired):
+            log.warning("session.wipe_not_confirmed", node_id=self.node_id)
+
+
+def _chunks(values: list[wire.Value]) -> Iterable[list[wire.Value]]:
+    chunk: list[wire.Value] = []
+    size = 0
+    for value in values:
+        if chunk and size + len(value.value) > wire.VALUES_PER_MESSAGE_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(value)
+        size += len(value.value)
+    if chunk:
+        yield chunk
