@@ -36,9 +36,7 @@ class InvalidName(InvalidRequest):
     """A name breaks the naming rules."""
 
     code = "invalid_name"
-    default_message = (
-        "names take 1 to 64 letters, digits, '-', '_' and '.', and start and end with a letter or digit"
-    )
+    default_message = "names take 1 to 64 letters, digits, '-', '_' and '.', and start and end with a letter or digit"
 
 
 class InvalidReference(InvalidRequest):
@@ -81,7 +79,9 @@ class Unauthenticated(ClusterError):
 
     code = "unauthenticated"
     status = 401
-    default_message = "no accepted certificate; run `strongroom operator enrol` or join the node again"
+    default_message = (
+        "no accepted certificate; run `strongroom operator enrol` or join the node again"
+    )
 
 
 class PermissionDenied(ClusterError):
@@ -96,14 +96,18 @@ class TokenRefused(PermissionDenied):
     """A join token does not admit this caller; reads the same for every reason."""
 
     code = "token_refused"
-    default_message = "the join token is not accepted; ask for a new one with `strongroom token create`"
+    default_message = (
+        "the join token is not accepted; ask for a new one with `strongroom token create`"
+    )
 
 
 class Evicted(PermissionDenied):
     """The node was removed; its agent wipes what it holds."""
 
     code = "evicted"
-    default_message = "this node was removed from the cluster; wipe it and join again with a new token"
+    default_message = (
+        "this node was removed from the cluster; wipe it and join again with a new token"
+    )
 
 
 class NotFound(ClusterError):
@@ -178,6 +182,12 @@ class WrongEngine(Conflict):
     code = "wrong_engine"
 
 
+class MountRefused(Conflict):
+    """A directory is not proven to keep secrets in memory only; the agent writes nothing there."""
+
+    code = "mount_refused"
+
+
 class TooManyRequests(ClusterError):
     """The caller is over his limit."""
 
@@ -200,7 +210,9 @@ class NoQuorum(Unavailable):
     """No majority of managers can be reached."""
 
     code = "no_quorum"
-    default_message = "no majority of managers is reachable; see `strongroom status` and start or unlock managers"
+    default_message = (
+        "no majority of managers is reachable; see `strongroom status` and start or unlock managers"
+    )
 
 
 class Locked(Unavailable):
@@ -228,7 +240,9 @@ class StorageFull(Unavailable):
     """The engine refuses writes because its quota or disk is full."""
 
     code = "storage_full"
-    default_message = "the storage engine is full; free space and run `strongroom store recover-space`"
+    default_message = (
+        "the storage engine is full; free space and run `strongroom store recover-space`"
+    )
 
 
 class Compacted(Unavailable):
