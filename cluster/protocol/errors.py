@@ -155,12 +155,22 @@ class AlreadyExists(Conflict):
 
     code = "already_exists"
 
+    def __init__(self, message: str | None = None, *, revision: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
+        """Revision at which the record that is in the way was written, if the store found it there; else 0."""
+
 
 class StaleVersion(Conflict):
     """The record was changed since it was read."""
 
     code = "stale_version"
     default_message = "the object was changed since you read it; read it again and retry"
+
+    def __init__(self, message: str | None = None, *, revision: int = 0) -> None:
+        super().__init__(message)
+        self.revision = revision
+        """A view that has reached this revision shows the change; 0 where no store was asked."""
 
 
 class SecretInUse(Conflict):

@@ -50,6 +50,7 @@ class Kind(StrEnum):
     ROLLOUT = "rollout"
     REQUEST = "request"
     NAME = "name"
+    AUDIT_STREAM = "audit-stream"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -520,7 +521,10 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     count: int = 1
     """More than one: equal refusals that were coalesced."""
     writes: tuple[tuple[bytes, int], ...] = ()
-    """(blinded key, generation) of each record written, so that a stopped cluster can be checked against the chain."""
+    """(blinded key, generation) of each record written, so that a stopped cluster can be checked against the chain.
+
+    Generation 0 stands for a removal.
+    """
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -534,6 +538,18 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     previous: bytes
     """SHA-256 of the link before; 32 zero bytes at the start."""
     entries: tuple[AuditEntry, ...]
+    writes: tuple[tuple[bytes, int], ...] = ()
+    """As in an entry, for the records that were written without an entry of their own."""
+
+
+class AuditStreamRecord(Record, frozen=True, kw_only=True):
+    """A chain that has a first link; id is `audit_stream()`. Created with that link, so no chain can be overlooked."""
+
+    kind = Kind.AUDIT_STREAM
+    manager_id: ManagerId
+    boot: str
+    lane: int
+    started_at: float
 
 
 def audit_stream(manager_id: ManagerId, boot: str, lane: int) -> str:
@@ -560,6 +576,7 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         RolloutRecord,
         RequestRecord,
         NameRecord,
+        AuditStreamRecord,
     )
 }
 
