@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Build the wheel, install it away from the checkout and run the unit tests against it:
+# a file that the wheel forgets shows here and nowhere else.
+set -euo pipefail
+
+python=${1:-python3}
+shift || true
+checkout=$PWD
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist" .
+"$python" -m venv "$work/venv"
+# The dependencies come from .venv by a .pth file; .venv's own .pth, which leads back to the checkout,
+# is not read from there.
+site_packages=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo "$site_packages" >"$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+"$work/venv/bin/python" -m pip install --quiet --no-deps --no-index --disable-pip-version-check "$work"/dist/*.whl
+
+mkdir "$work/tests-only"
+cp -R tests pyproject.toml "$work/tests-only/"
+ln -s "$checkout/.tools" "$work/tests-only/.tools"
+cd "$work/tests-only"
+"$work/venv/bin/python" - "$work/venv" <<'PYTHON'
+import sys
+import agent, cluster
+for package in (agent, cluster):
+    assert package.__file__.startswith(sys.argv[1]), f"{package.__file__} is not the wheel's"
+PYTHON
+"$work/venv/bin/strongroom" --help >/dev/null
+"$work/venv/bin/strongroom-agent" --help >/dev/null
+"$work/venv/bin/python" -m pytest tests/unit "$@"
