@@ -1,8 +1,9 @@
 """The seam every storage engine stands behind.
 
-An engine is a revisioned key-value store with compare-and-set transactions and an ordered watch: what etcd offers, and
-what SQLite is made to offer. It sees only blinded keys and ciphertext. One conformance suite
-(tests/unit/engine/conformance.py) holds every engine to the words here. Sources: ADR 0002, etcd's API guarantees.
+An engine is a revisioned key-value store with compare-and-set transactions and an ordered watch:
+what etcd offers, and what SQLite is made to offer. It sees only blinded keys and ciphertext. One
+conformance suite (tests/unit/engine/conformance.py) holds every engine to the words here. Sources:
+ADR 0002, etcd's API guarantees.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -48,9 +49,10 @@ class Unchanged:
 
 @dataclass(frozen=True, slots=True)
 class Held(Unchanged):
-    """Holds while the campaign named by `key` is held as it was at `mod_revision`. Only `Leadership.guard` makes it.
+    """Holds while the campaign named by `key` is held as it was at `mod_revision`.
 
-    Campaigns have a keyspace of their own: `key` is no key of the store.
+    Made by `Leadership.guard` alone. Campaigns have a keyspace of their own: `key` is no key of the
+    store.
     """
 
 
@@ -84,7 +86,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class CompareFailed:
-    """Nothing was applied. `current[i]` is what `compares[i]` met (None: absent), all at one revision."""
+    """Nothing was applied; `current[i]` is what `compares[i]` met (None: absent) at one revision."""
 
     current: tuple[Entry | None, ...]
 
@@ -106,7 +108,7 @@ Outcome = Committed | CompareFailed | OutcomeUnknown
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries in key order, all as of `revision`; ask again with `after=entries[-1].key` while `more`."""
+    """Entries in key order as of `revision`; ask with `after=entries[-1].key` while `more`."""
 
     entries: tuple[Entry, ...]
     revision: int
@@ -159,7 +161,8 @@ class EngineStatus:
 class Leadership(Protocol):
     """A held campaign: `key` exists unchanged at `revision` for as long as the duty is held.
 
-    Every write of the duty holder puts `guard` among its compares, so a holder that was replaced cannot write.
+    Every write of the duty holder puts `guard` among its compares, so a holder that was replaced
+    cannot write.
     """
 
     @property
@@ -179,8 +182,9 @@ class Leadership(Protocol):
 class Engine(Protocol):
     """A revisioned, transactional, watchable key-value store.
 
-    Keys and values are bytes. Every method may raise NoQuorum or Unavailable (reads), never for `transact`, whose
-    failures are values. Definite refusals raise: TransactionTooLarge, StorageFull.
+    Keys and values are bytes. Every method may raise NoQuorum or Unavailable (reads), never for
+    `transact`, whose failures are values. Definite refusals raise: TransactionTooLarge,
+    StorageFull.
     """
 
     async def transact(
@@ -188,15 +192,16 @@ class Engine(Protocol):
     ) -> Outcome:
         """Apply all operations at one revision if every compare holds.
 
-        `request_id`: 16 bytes, fresh for each logical transaction. Sending the same id again is safe at any time: if it
-        was applied, the answer is Committed with the revision of the first time, and nothing is applied twice. A
-        cancelled id answers CompareFailed(()). One operation per key. Transient failures are resent inside, under
-        the same id, for a few seconds; then the answer is OutcomeUnknown.
+        `request_id`: 16 bytes, fresh for each logical transaction. Sending the same id again is
+        safe at any time: if it was applied, the answer is Committed with the revision of the first
+        time, and nothing is applied twice. A cancelled id answers CompareFailed(()). One operation
+        per key. Transient failures are resent inside, under the same id, for a few seconds; then
+        the answer is OutcomeUnknown.
         """
         ...
 
     async def cancel(self, request_id: bytes) -> Committed | Cancelled | OutcomeUnknown:
-        """Settle a request id for good: Committed if it was applied, else it can never be applied after this."""
+        """Settle a request id for good: applied, or never to be applied after this."""
         ...
 
     async def read(self, key: bytes, *, linearizable: bool = True) -> Entry | None:
@@ -214,12 +219,13 @@ class Engine(Protocol):
     ) -> Page:
         """Return up to `limit` entries under `prefix`, in key order, after key `after`.
 
-        Pass the first page's revision as `at_revision` to see one consistent state. Raises Compacted.
+        Pass the first page's revision as `at_revision` to see one consistent state. Raises
+        Compacted.
         """
         ...
 
     def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
-        """Yield every change under `prefix` from `from_revision` (>= 1) on, whole revisions, in order, each once, for ever.
+        """Yield every change under `prefix` from `from_revision` (>= 1) on: whole, in order, once.
 
         Reconnects by itself. Raises Compacted when history was removed: list again.
         """
