@@ -86,7 +86,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class CompareFailed:
-    """Nothing was applied; `current[i]` is what `compares[i]` met (None: absent) at one revision."""
+    """Nothing was applied; `current[i]`: what `compares[i]` met (None: absent), at one revision."""
 
     current: tuple[Entry | None, ...]
 
