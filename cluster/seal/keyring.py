@@ -37,6 +37,9 @@ class _Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: dict[int, bytes]
     current: int
 
+    def __repr__(self) -> str:
+        return "_Content(<redacted>)"
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keyring:

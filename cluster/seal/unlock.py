@@ -165,7 +165,7 @@ def open_seal_file(path: Path, unlock_key: UnlockKey) -> tuple[SealFileContents,
     Raises PermissionDenied for another cluster's key, IntegrityError for a damaged file or one of a
     later version, NotFound.
     """
-    content = _authentic_part(durable_file.read(path, SIZE_LIMIT))
+    content = _undamaged_part(durable_file.read(path, SIZE_LIMIT))
     slot_end = len(_HEADER) + _SLOT_SIZE
     slot = content[len(_HEADER) : slot_end]
     try:
@@ -186,10 +186,13 @@ def _pack(seal_key: SealKey, contents: SealFileContents, entropy: Entropy) -> by
     padded = padding.pad(msgspec.msgpack.encode(_body(contents)))
     bound = _HEADER + seal_key.slot
     content = bound + aead.seal_salted(seal_key.key, _BODY_INFO, padded, bound, entropy)
+    if len(content) + aead.DIGEST_SIZE > SIZE_LIMIT:
+        # Written, it could never be read again.
+        raise InvariantViolation("the contents of the seal file are too large")
     return content + aead.digest(content)
 
 
-def _authentic_part(file: bytes) -> bytes:
+def _undamaged_part(file: bytes) -> bytes:
     """Return the file less its digest, once format and digest are right."""
     if file.startswith(_MAGIC) and not file.startswith(_HEADER):
         raise IntegrityError(
@@ -202,7 +205,9 @@ def _authentic_part(file: bytes) -> bytes:
 
 
 def _damaged() -> IntegrityError:
-    return IntegrityError("the seal file is damaged; remove this manager and join it again")
+    return IntegrityError(
+        "the seal file is damaged; put back a copy, or remove this manager and join it again"
+    )
 
 
 def _body(contents: SealFileContents) -> _Body:

@@ -4,8 +4,11 @@ import pytest
 
 from cluster.protocol.errors import Conflict, InvariantViolation, NotFound, OpenFailed
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal import aead, padding
+from cluster.seal import keyring as keyring_module
 from cluster.seal.keyring import (
     ENGINE_KEY_SIZE,
+    MAX_EPOCH,
     MAX_SEQUENCE,
     STREAM_KEY_SIZE,
     Keyring,
@@ -122,6 +125,26 @@ def test_no_changed_or_missing_byte_of_a_wrapped_keyring_goes_unnoticed(
             Keyring.unwrap(ROOT_KEY, candidate)
 
 
+@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x80", b"\x83\xa1a\x01\xa1b\x02\xa1c\x03"])
+def test_authentic_bytes_that_are_no_keyring_do_not_unwrap(
+    content: bytes, entropy: SeededEntropy
+) -> None:
+    blob = b"\x01" + aead.seal_salted(
+        ROOT_KEY,
+        b"strongroom keyring 1",
+        padding.pad(content),
+        b"\x01strongroom keyring 1",
+        entropy,
+    )
+    with pytest.raises(OpenFailed):
+        Keyring.unwrap(ROOT_KEY, blob)
+
+
+def test_what_is_encoded_on_the_way_does_not_show_itself() -> None:
+    content = keyring_module._Content(index_key=b"in clear", epochs={1: b"in clear"}, current=1)
+    assert "in clear" not in repr(content)
+
+
 def test_a_wrapped_keyring_holds_no_key_in_clear(keyring: Keyring, entropy: SeededEntropy) -> None:
     blob = keyring.wrap(ROOT_KEY, entropy)
     assert keyring.index_key.reveal() not in blob
@@ -142,7 +165,15 @@ def test_a_keyring_does_not_show_itself_and_cannot_be_changed(keyring: Keyring) 
 
 
 @pytest.mark.parametrize(
-    ("epochs", "current"), [({}, 1), ({1: 32, 2: 32}, 1), ({0: 32}, 0), ({1: 16}, 1), ({1: 32}, 2)]
+    ("epochs", "current"),
+    [
+        ({}, 1),
+        ({1: 32, 2: 32}, 1),
+        ({0: 32}, 0),
+        ({1: 16}, 1),
+        ({1: 32}, 2),
+        ({MAX_EPOCH + 1: 32}, MAX_EPOCH + 1),
+    ],
 )
 def test_an_impossible_keyring_is_our_own_bug(epochs: dict[int, int], current: int) -> None:
     keys = {epoch: SecretBytes(bytes(size)) for epoch, size in epochs.items()}

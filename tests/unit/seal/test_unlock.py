@@ -279,11 +279,21 @@ def test_a_missing_or_huge_file_is_told(path: Path, unlock_key: UnlockKey) -> No
         open_seal_file(path, unlock_key)
 
 
+def test_contents_that_could_not_be_read_again_are_not_written(
+    path: Path, unlock_key: UnlockKey, entropy: SeededEntropy
+) -> None:
+    seal_key = create_seal_file(path, unlock_key, CONTENTS, entropy)
+    huge = replace(CONTENTS, pending=SecretBytes(bytes(unlock.SIZE_LIMIT)))
+    with pytest.raises(InvariantViolation):
+        rewrite_seal_file(path, seal_key, huge, entropy)
+    assert open_seal_file(path, unlock_key)[0] == CONTENTS
+
+
 def test_contents_and_seal_key_do_not_show_themselves(
     path: Path, unlock_key: UnlockKey, entropy: SeededEntropy
 ) -> None:
     seal_key = create_seal_file(path, unlock_key, CONTENTS, entropy)
-    shown = repr(CONTENTS) + repr(seal_key)
+    shown = repr(CONTENTS) + repr(seal_key) + repr(unlock._body(CONTENTS))
     assert "in clear" not in shown
     assert "RRRR" not in shown
     assert repr(seal_key.key.reveal())[2:-1] not in shown
