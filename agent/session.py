@@ -1,0 +1,473 @@
+"""The agent's side of a session: what to say, what to believe, what to do (pure).
+
+Theory of operation
+-------------------
+A *link* is one WebSocket to one manager, known here by a number. There is one current link; while a certificate is renewed there is also a successor, which
+takes over when its first Snapshot is accepted. Each link runs through
+
+    OPENING    --Welcome-->   SYNCING    --Snapshot-->   STREAMING   --Resync sent-->   SYNCING
+
+    phase      | Welcome | Values | Snapshot | Delta          | Lease | Certificate | Wipe | Refusal
+    OPENING    | SYNCING | -      | -        | -              | -     | -           | wipe | leave
+    SYNCING    | -       | stage  | accept   | ignore         | take  | store       | wipe | leave
+    STREAMING  | -       | stage  | accept   | accept, resync | take  | store       | wipe | leave
+
+and "-" is a breach of protocol: the link is closed and another manager is asked. Every wait has a
+limit (`on_tick`).
+
+What is believed. `highest` is the highest revision ever accepted; it is durable before anything
+of it is applied. A lower incarnation, or the same counter under another id, is another store's
+history: refused and reported, and the agent keeps what it has. A lower number is a manager
+lagging behind: another one is asked. So no order of messages takes a node back.
+
+Values travel before the manifest that needs them. They are staged here, handed out with Apply,
+and wiped as soon as they rest in a mount; a manifest drops every staged value that nothing refers
+to. If values are missing the agent says Resync with what it holds; if the answer lacks them too,
+it leaves.
+
+The lease. Files marked `wipe_on_lease_loss` are published only under a lease. When it runs out
+they are wiped, and left out of every Apply until a Lease arrives; then they are put back from
+staged values, or asked for by Resync. A new process knows its lease from `SaveLease`; without
+that it counts as lapsed.
+
+The loop carries out all effects of one event, in order, before the next event: `on_applied` is
+called from within Apply. Source: DESIGN 6; the messages are in `cluster.protocol.wire`. Must not
+read a clock, draw randomness or do any IO.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Final
+
+from agent.effects import (
+    Apply,
+    Close,
+    Effect,
+    OpenSuccessor,
+    Reconnect,
+    Report,
+    SaveHighest,
+    SaveLease,
+    Send,
+    StoreCertificate,
+    StoreManagers,
+    WipeAll,
+    WipeLapsed,
+)
+from agent.holdings import Holdings, Verdict
+from agent.lease import Lease
+from cluster.protocol import wire
+from cluster.protocol.errors import Evicted, StoreRolledBack
+from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult
+
+ANSWER_LIMIT_S: Final = 15.0
+"""How long a manager may take to answer Hello, Resync or SigningRequest."""
+RETRY_FAILED_S: Final = 15.0
+EVICTED_RETRY_S: Final = 60.0
+_BACKOFF_FIRST_S: Final = 0.1
+_BACKOFF_LIMIT_S: Final = 2.0
+
+
+class Phase(StrEnum):
+    """Where a link stands."""
+
+    OPENING = "opening"
+    SYNCING = "syncing"
+    STREAMING = "streaming"
+
+
+@dataclass(slots=True)
+class _Link:
+    number: int
+    phase: Phase
+    waits_until_s: float
+    lease_s: float = 0.0
+    manager_id: str = ""
+    received: RevisionPair | None = None
+    """What the next Delta must build on; None before the first Snapshot."""
+    resyncs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HelloFacts:
+    """What a Hello says besides what the session knows."""
+
+    agent_version: str
+    boot_id: str
+    mounts: str
+    strength: str
+
+
+@dataclass(slots=True)
+class _Renewal:
+    """A renewal under way."""
+
+    asked_until_s: float | None = None
+    successor_at_s: float | None = None
+    successor: int | None = None
+
+
+class Session:
+    """The state machine. Times are CLOCK_BOOTTIME seconds; `draw` gives numbers in [0, 1], for
+    jitter.
+    """
+
+    def __init__(
+        self,
+        facts: HelloFacts,
+        highest: RevisionPair | None,
+        mounted: Iterable[ServiceAssignment],
+        lease_deadline_s: float | None,
+        draw: Callable[[], float],
+    ) -> None:
+        self._facts = facts
+        self._holdings = Holdings(highest, mounted)
+        self._failed_since_s: float | None = None
+        self._links: dict[int, _Link] = {}
+        self._current: int | None = None
+        self._renewal = _Renewal()
+        self._lease = Lease(lease_deadline_s)
+        self._wiped = False
+        """Whether the lapsed files are wiped: once a lapse was acted on, until a lease is back."""
+        self._draw = draw
+        self._failures = 0
+        self._evicted = False
+
+    # --- what the loop may look at --------------------------------------------------------------
+
+    @property
+    def highest(self) -> RevisionPair | None:
+        """The highest revision ever accepted."""
+        return self._holdings.highest
+
+    @property
+    def manager_id(self) -> str:
+        """The manager of the current link; empty without one."""
+        link = self._links.get(self._current or 0)
+        return link.manager_id if link is not None else ""
+
+    @property
+    def is_synced(self) -> bool:
+        """Whether the current link has delivered a Snapshot and no gap is open."""
+        link = self._links.get(self._current or 0)
+        return link is not None and link.phase is Phase.STREAMING
+
+    @property
+    def is_renewing(self) -> bool:
+        """Whether a certificate was asked for, or the link that will use it is not in service
+        yet.
+        """
+        renewal = self._renewal
+        return (renewal.asked_until_s, renewal.successor_at_s, renewal.successor) != (None,) * 3
+
+    def may_serve(self, file: wire.FileSpec, now_s: float) -> bool:
+        """Return whether a file may be handed out now: not one that its lease no longer covers."""
+        return not (file.wipe_on_lease_loss and self._lease.has_lapsed(now_s))
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def on_connected(self, link: int, now_s: float) -> list[Effect]:
+        """Say Hello over a link that just opened."""
+        self._links[link] = _Link(link, Phase.OPENING, now_s + ANSWER_LIMIT_S)
+        if self._current is None:
+            self._current = link
+        else:
+            self._renewal.successor, self._renewal.successor_at_s = link, None
+        hello = wire.Hello(
+            formats=(wire.FORMAT,),
+            agent_version=self._facts.agent_version,
+            boot_id=self._facts.boot_id,
+            mounts=self._facts.mounts,
+            strength=self._facts.strength,
+            held=self._holdings.held(),
+            highest=self._holdings.highest,
+        )
+        return [Send(link, hello)]
+
+    def on_closed(self, link: int | None, now_s: float) -> list[Effect]:
+        """Take in that a link is gone, or (None) that one could not be opened."""
+        if link is None:
+            return self._lost("could not connect", now_s)
+        if link not in self._links:
+            return []
+        return self._forget(link, "connection lost", now_s)
+
+    def on_message(self, link: int, message: wire.FromManager, now_s: float) -> list[Effect]:
+        """Take in a message; one from a link that was given up is ignored."""
+        state = self._links.get(link)
+        if state is None:
+            return []
+        handler = self._HANDLERS.get((state.phase, type(message)))
+        if handler is None:
+            return self._leave(state, "unexpected message", now_s)
+        return handler(self, state, message, now_s)
+
+    def on_tick(self, now_s: float) -> list[Effect]:
+        """Do what is due. The loop calls it at least every second, and first of all after a
+        pause.
+        """
+        effects = self._lapse(now_s)
+        for link in list(self._links.values()):
+            effects += self._tick_link(link, now_s)
+        effects += self._tick_renewal(now_s)
+        since_s = self._failed_since_s
+        if since_s is not None and now_s >= since_s + RETRY_FAILED_S:
+            self._failed_since_s = now_s
+            effects += self._apply_again(now_s)
+        return effects
+
+    def on_applied(
+        self,
+        revision: RevisionPair,
+        results: tuple[ServiceResult, ...],
+        dropped: tuple[str, ...],
+        now_s: float,
+    ) -> list[Effect]:
+        """Take in what became of an Apply: acknowledge it, and wipe the values that now rest in
+        mounts.
+        """
+        self._holdings.settle(results)
+        self._failed_since_s = now_s if any(r.error for r in results) else None
+        link = self._links.get(self._current or 0)
+        if link is None or link.received != revision:
+            return []
+        return [Send(link.number, wire.Ack(revision, results, dropped))]
+
+    def on_renewal_due(self, csr: bytes, now_s: float) -> list[Effect]:
+        """Ask for a new certificate over the current link."""
+        if not self.is_synced or self.is_renewing or self._current is None:
+            return []
+        self._renewal.asked_until_s = now_s + ANSWER_LIMIT_S
+        return [Send(self._current, wire.SigningRequest(csr))]
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def _welcome(self, link: _Link, message: wire.Welcome, now_s: float) -> list[Effect]:
+        if message.format != wire.FORMAT or not message.lease_s > 0:
+            return self._leave(link, "unknown format", now_s)
+        link.phase = Phase.SYNCING
+        link.waits_until_s = now_s + ANSWER_LIMIT_S
+        link.lease_s = message.lease_s
+        link.manager_id = message.manager_id
+        return [
+            StoreManagers(message.managers, message.join_addresses),
+            self._ask_lease(link, now_s),
+        ]
+
+    def _stage(self, _link: _Link, message: wire.Values, _now_s: float) -> list[Effect]:
+        self._holdings.stage(message.values)
+        return []
+
+    def _snapshot(self, link: _Link, message: wire.Snapshot, now_s: float) -> list[Effect]:
+        desired = {service.service_id: service for service in message.services}
+        return self._accept(link, message.revision, desired, now_s)
+
+    def _delta(self, link: _Link, message: wire.Delta, now_s: float) -> list[Effect]:
+        if link.number != self._current or message.revision == link.received:
+            return []
+        verdict = self._holdings.judge(message.revision)
+        if verdict is not Verdict.CURRENT:
+            return self._decline(link, verdict, now_s)
+        if message.base != link.received:
+            return self._resync(link, now_s)
+        desired = dict(self._holdings.desired)
+        desired.update((service.service_id, service) for service in message.changed)
+        for service_id in message.removed:
+            desired.pop(service_id, None)
+        return self._accept(link, message.revision, desired, now_s)
+
+    def _skip(self, _link: _Link, _message: wire.Delta, _now_s: float) -> list[Effect]:
+        """A Delta on its way while a Snapshot is awaited: the Snapshot includes it."""
+        return []
+
+    def _grant(self, link: _Link, message: wire.Lease, now_s: float) -> list[Effect]:
+        if not self._lease.grant(link.number, message.number, message.lease_s):
+            return []
+        assert self._lease.deadline_s is not None  # noqa: S101  # grant() just set it
+        effects: list[Effect] = [SaveLease(self._lease.deadline_s)]
+        if self._wiped and not self._lease.has_lapsed(now_s):
+            self._wiped = False
+            if self._holdings.has_leased():
+                effects += self._apply_again(now_s)
+        return effects
+
+    def _certificate(self, link: _Link, message: wire.Certificate, now_s: float) -> list[Effect]:
+        if self._renewal.asked_until_s is None or link.number != self._current:
+            return []
+        self._renewal = _Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
+        return [StoreCertificate(message), OpenSuccessor()]
+
+    def _wipe(self, link: _Link, message: wire.Wipe, now_s: float) -> list[Effect]:
+        revision = self._holdings.highest or RevisionPair(0, "", 0)
+        effects = self._evict(message.reason)
+        effects.append(Send(link.number, wire.Ack(revision, (), ())))
+        return effects + self._leave(link, "evicted", now_s)
+
+    def _refused(self, link: _Link, message: wire.Refusal, now_s: float) -> list[Effect]:
+        if message.code == Evicted.code:
+            return self._evict("evicted") + self._leave(link, message.code, now_s)
+        return self._leave(link, message.code, now_s)
+
+    # --- manifests ------------------------------------------------------------------------------
+
+    def _accept(
+        self,
+        link: _Link,
+        revision: RevisionPair,
+        desired: Mapping[str, ServiceAssignment],
+        now_s: float,
+    ) -> list[Effect]:
+        verdict = self._holdings.judge(revision)
+        if verdict is not Verdict.CURRENT:
+            return self._decline(link, verdict, now_s)
+        lapsed = self._lease.has_lapsed(now_s)
+        if self._holdings.lacks(desired.values(), lapsed=lapsed):
+            return self._resync(link, now_s)
+        effects: list[Effect] = []
+        if self._holdings.accept(revision, desired):
+            effects.append(SaveHighest(revision))
+        link.phase, link.received, link.resyncs = Phase.STREAMING, revision, 0
+        self._failures, self._evicted = 0, False
+        return [*effects, *self._promote(link), self._apply(revision, now_s)]
+
+    def _decline(self, link: _Link, verdict: Verdict, now_s: float) -> list[Effect]:
+        if verdict is Verdict.FOREIGN:
+            error = StoreRolledBack(
+                "a manager serves another life of the store; the mounts stay, check the managers"
+            )
+            return [Report(error), *self._leave(link, error.code, now_s)]
+        if link.received is not None:
+            return []  # late or repeated: this manager has already shown something newer
+        return self._leave(link, "the manager is behind", now_s)
+
+    def _apply(self, revision: RevisionPair, now_s: float) -> Apply:
+        lapsed = self._lease.has_lapsed(now_s)
+        self._wiped = self._wiped or lapsed
+        return self._holdings.work(revision, lapsed=lapsed)
+
+    def _apply_again(self, now_s: float) -> list[Effect]:
+        """Apply the manifest in force once more, or ask for it where values are missing."""
+        link = self._links.get(self._current or 0)
+        if link is None or link.phase is not Phase.STREAMING or link.received is None:
+            return []  # a Snapshot is on its way
+        lapsed = self._lease.has_lapsed(now_s)
+        if self._holdings.lacks(self._holdings.desired.values(), lapsed=lapsed):
+            return self._resync(link, now_s)
+        return [self._apply(link.received, now_s)]
+
+    def _resync(self, link: _Link, now_s: float) -> list[Effect]:
+        if link.resyncs:
+            return self._leave(link, "values are missing", now_s)
+        link.phase, link.resyncs = Phase.SYNCING, 1
+        link.waits_until_s = now_s + ANSWER_LIMIT_S
+        return [Send(link.number, wire.Resync(self._holdings.held()))]
+
+    def _promote(self, link: _Link) -> list[Effect]:
+        """Make `link` the current one; the one before is closed, now that nothing can be lost."""
+        if link.number == self._current:
+            return []
+        old, self._current, self._renewal = self._current, link.number, _Renewal()
+        if old is None or self._links.pop(old, None) is None:
+            return []
+        self._lease.forget(old)
+        return [Close(old, "renewed")]
+
+    # --- the lease ------------------------------------------------------------------------------
+
+    def _ask_lease(self, link: _Link, now_s: float) -> Effect:
+        return Send(link.number, wire.LeaseRequest(self._lease.ask(link.number, now_s)))
+
+    def _lapse(self, now_s: float) -> list[Effect]:
+        """Wipe what the lease no longer covers, once."""
+        if self._wiped or not self._lease.has_lapsed(now_s):
+            return []
+        self._wiped = True
+        services = self._holdings.lapse()
+        return [WipeLapsed(services)] if services else []
+
+    # --- links ----------------------------------------------------------------------------------
+
+    def _tick_link(self, link: _Link, now_s: float) -> list[Effect]:
+        if link.phase is not Phase.STREAMING and now_s >= link.waits_until_s:
+            return self._leave(link, "no answer in time", now_s)
+        if link.phase is Phase.OPENING:
+            return []
+        if self._lease.is_unanswered(link.number, link.lease_s, now_s):
+            return self._leave(link, "the lease is not renewed", now_s)
+        if self._lease.is_due(link.number, link.lease_s, now_s):
+            return [self._ask_lease(link, now_s)]
+        return []
+
+    def _tick_renewal(self, now_s: float) -> list[Effect]:
+        renewal = self._renewal
+        if renewal.asked_until_s is not None and now_s >= renewal.asked_until_s:
+            self._renewal = _Renewal()  # the loop asks again
+        elif renewal.successor_at_s is not None and now_s >= renewal.successor_at_s:
+            renewal.successor_at_s = now_s + ANSWER_LIMIT_S
+            return [OpenSuccessor()]
+        return []
+
+    def _leave(self, link: _Link, reason: str, now_s: float) -> list[Effect]:
+        return [Close(link.number, reason), *self._forget(link.number, reason, now_s)]
+
+    def _forget(self, link: int, reason: str, now_s: float) -> list[Effect]:
+        """Drop a link; what it leaves behind decides whether to connect anew."""
+        del self._links[link]
+        self._lease.forget(link)
+        if link == self._renewal.successor:
+            self._renewal = _Renewal(successor_at_s=now_s + self._backoff())
+            return []
+        self._current, self._renewal.asked_until_s = None, None
+        if self._renewal.successor is not None:
+            self._current, self._renewal = self._renewal.successor, _Renewal()
+            return []
+        self._renewal = _Renewal()
+        return self._lost(reason, now_s)
+
+    def _lost(self, reason: str, now_s: float) -> list[Effect]:
+        if self._links:
+            self._renewal.successor_at_s = now_s + self._backoff()
+            return []
+        return [Reconnect(self._backoff(), reason)]
+
+    def _backoff(self) -> float:
+        """Return seconds to wait: nothing for the first try, then 0.1 to 2 s with jitter; a
+        minute once evicted.
+        """
+        if self._evicted:
+            return EVICTED_RETRY_S
+        failures, self._failures = self._failures, self._failures + 1
+        if failures == 0:
+            return 0.0
+        limit_s = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
+        return _BACKOFF_FIRST_S + self._draw() * (limit_s - _BACKOFF_FIRST_S)
+
+    def _evict(self, reason: str) -> list[Effect]:
+        self._evicted = True
+        self._failed_since_s = None
+        self._holdings.clear()
+        return [WipeAll(reason)]
+
+    # Any: each handler takes the message type of its own row.
+    _HANDLERS: ClassVar[
+        Mapping[tuple[Phase, type], Callable[["Session", _Link, Any, float], list[Effect]]]
+    ] = {
+        (Phase.OPENING, wire.Welcome): _welcome,
+        (Phase.OPENING, wire.Wipe): _wipe,
+        (Phase.OPENING, wire.Refusal): _refused,
+        (Phase.SYNCING, wire.Values): _stage,
+        (Phase.SYNCING, wire.Snapshot): _snapshot,
+        (Phase.SYNCING, wire.Delta): _skip,
+        (Phase.SYNCING, wire.Lease): _grant,
+        (Phase.SYNCING, wire.Certificate): _certificate,
+        (Phase.SYNCING, wire.Wipe): _wipe,
+        (Phase.SYNCING, wire.Refusal): _refused,
+        (Phase.STREAMING, wire.Values): _stage,
+        (Phase.STREAMING, wire.Snapshot): _snapshot,
+        (Phase.STREAMING, wire.Delta): _delta,
+        (Phase.STREAMING, wire.Lease): _grant,
+        (Phase.STREAMING, wire.Certificate): _certificate,
+        (Phase.STREAMING, wire.Wipe): _wipe,
+        (Phase.STREAMING, wire.Refusal): _refused,
+    }
