@@ -36,7 +36,7 @@ make_root() {
         local mirror
         mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
             grep -m 1 -E '/debian/?$' || true)
-        mmdebstrap --quiet --variant=minbase --include=python3,make,git,ca-certificates \
+        mmdebstrap --quiet --format=tar --variant=minbase --include=python3,make,git,ca-certificates \
             "$suite" "$cache.new" ${mirror:+"$mirror"}
         mv "$cache.new" "$cache"
     fi
