@@ -67,7 +67,7 @@ class ConnectionRegistry:
         return len(self._by_fingerprint.get(fingerprint, ()))
 
     def admit(self, transport: asyncio.Transport) -> Caller | None:
-        """Return who is at the other end and watch over the connection; None if it showed no certificate.
+        """Return who is at the other end, watched from now on; None without a certificate.
 
         Raises Unauthenticated for a certificate that TLS accepts and we do not.
         """
@@ -130,7 +130,7 @@ _TLS_ENDS = (ssl.SSLObject, ssl.SSLSocket)
 
 
 class PeerHttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, whose requests carry the caller. Use a subclass from `peer_protocols`."""
+    """uvicorn's HTTP protocol, whose requests carry the caller; `peer_protocols` binds it."""
 
     registry: ConnectionRegistry
 

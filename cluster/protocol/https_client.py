@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import h11
 
+from cluster.protocol.endpoints import Deadline, connect_any
 from cluster.protocol.errors import (
     ClusterError,
     InvalidRequest,
@@ -23,7 +24,6 @@ from cluster.protocol.errors import (
     Unauthenticated,
     Unavailable,
 )
-from cluster.protocol.server_identity import manager_identity
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of a whole body."""
@@ -90,7 +90,7 @@ def request(
     timeout_s: float = 30.0,
     monotonic_s: Callable[[], float] | None = None,
 ) -> Response:
-    """Return the answer of the first endpoint that can be reached; see `stream_lines` for the arguments."""
+    """Return the answer of the first endpoint that can be reached, as `stream_lines` does."""
     with stream_lines(
         endpoints,
         method,
@@ -129,8 +129,8 @@ def stream_lines(
     Unauthenticated if it refuses our certificate, OutcomeUnknown if it was lost after a request
     that may change something was sent.
     """
-    wait = _Deadline(timeout_s, monotonic_s)
-    connection, host = _connect_any(endpoints, context, trust_domain, wait)
+    wait = Deadline(timeout_s, monotonic_s)
+    connection, host = connect_any(endpoints, context, trust_domain, wait)
     with connection:
         exchange = _Exchange(connection, wait, safe=method in _SAFE_METHODS)
         exchange.send(method, path, [("host", host), *(headers or {}).items()], body)
@@ -138,97 +138,10 @@ def stream_lines(
         yield LineStream(status, answer_headers, exchange.chunks())
 
 
-class _Deadline:
-    """Bounds each wait, and their sum where the caller lends a clock."""
-
-    def __init__(self, timeout_s: float, monotonic_s: Callable[[], float] | None) -> None:
-        self._timeout_s = timeout_s
-        self._monotonic_s = monotonic_s
-        self._end_s = monotonic_s() + timeout_s if monotonic_s is not None else 0.0
-
-    def left_s(self) -> float:
-        """Return how long the next wait may take; raise TimeoutError if no time is left."""
-        if self._monotonic_s is None:
-            return self._timeout_s
-        left_s = self._end_s - self._monotonic_s()
-        if left_s <= 0:
-            raise TimeoutError("the time allowed has passed")
-        return left_s
-
-
-def _connect_any(
-    endpoints: Sequence[str],
-    context: ssl.SSLContext | None,
-    trust_domain: str | None,
-    wait: _Deadline,
-) -> tuple[socket.socket, str]:
-    """Return a connection to the first endpoint that takes one, and the name for the Host header.
-
-    An impostor with a certificate of ours ends the search: that is an attack, not an outage.
-    """
-    failures: list[str] = []
-    for endpoint in endpoints:
-        try:
-            return _connect(endpoint, context, trust_domain, wait)
-        except OSError as error:
-            failures.append(f"{endpoint}: {_reason(error)}")
-    raise Unavailable(
-        f"no manager answers ({'; '.join(failures) or 'no address given'}); "
-        "check the addresses and `strongroom status`"
-    )
-
-
-def _connect(
-    endpoint: str, context: ssl.SSLContext | None, trust_domain: str | None, wait: _Deadline
-) -> tuple[socket.socket, str]:
-    if endpoint.startswith("unix:"):
-        local = socket.socket(socket.AF_UNIX)
-        try:
-            local.settimeout(wait.left_s())
-            local.connect(endpoint.removeprefix("unix:"))
-        except OSError:
-            local.close()
-            raise
-        return local, "localhost"
-    if context is None:
-        raise InvalidRequest("a manager is reached by TLS only")
-    host, port = _split(endpoint)
-    plain = socket.create_connection((host, port), timeout=wait.left_s())
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        secured = context.wrap_socket(plain, server_hostname=host)
-    except OSError:
-        plain.close()
-        raise
-    try:
-        if trust_domain is not None:
-            manager_identity(secured.getpeercert(), trust_domain)
-    except ClusterError:
-        secured.close()
-        raise
-    return secured, endpoint
-
-
-def _split(endpoint: str) -> tuple[str, int]:
-    """Return host and port of `host:port`, `[v6]:port`."""
-    host, colon, port = endpoint.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()):
-        raise InvalidRequest("a manager's address reads HOST:PORT, or [ADDRESS]:PORT for IPv6")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate does not verify ({error.verify_message})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return error.strerror or "connection failed"
-
-
 class _Exchange:
     """One request and its answer over h11."""
 
-    def __init__(self, connection: socket.socket, wait: _Deadline, *, safe: bool) -> None:
+    def __init__(self, connection: socket.socket, wait: Deadline, *, safe: bool) -> None:
         self._socket = connection
         self._wait = wait
         self._safe = safe
@@ -279,11 +192,7 @@ class _Exchange:
                 self._http.receive_data(self._receive())
         except h11.RemoteProtocolError:
             # Also a connection that ended in the middle of an answer.
-            raise (
-                MalformedMessage("the manager's answer breaks off")
-                if self._safe
-                else OutcomeUnknown()
-            ) from None
+            raise self._broken() from None
         return event
 
     def _receive(self) -> bytes:
@@ -292,6 +201,11 @@ class _Exchange:
             return self._socket.recv(_READ_SIZE)
         except OSError as error:
             raise self._lost(error) from None
+
+    def _broken(self) -> ClusterError:
+        return (
+            MalformedMessage("the manager's answer breaks off") if self._safe else OutcomeUnknown()
+        )
 
     def _lost(self, error: OSError | None) -> ClusterError:
         """Return what it means that the connection ended here.
@@ -306,4 +220,6 @@ class _Exchange:
             )
         if not self._safe:
             return OutcomeUnknown()
+        if isinstance(error, TimeoutError):
+            return Unavailable("the manager did not answer in time; try again or another manager")
         return Unavailable("the connection to the manager was lost; try again")
