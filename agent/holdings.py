@@ -71,7 +71,7 @@ class Holdings:
         return not version_keys(under_lease(services, lapsed=lapsed)) <= set(self.held())
 
     def accept(self, revision: RevisionPair, desired: Mapping[str, ServiceAssignment]) -> bool:
-        """Make a judged manifest the one in force; return whether it raised the highest revision."""
+        """Make a judged manifest the one in force; return whether it raised `highest`."""
         raised = revision != self.highest
         self.highest, self.desired = revision, desired
         self._drop_values(keep=version_keys(desired.values()))

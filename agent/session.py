@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-A *link* is one WebSocket to one manager, known here by a number. There is one current link; while a certificate is renewed there is also a successor, which
-takes over when its first Snapshot is accepted. Each link runs through
+A *link* is one WebSocket to one manager, known here by a number. There is one current link; while
+a certificate is renewed there is also a successor, which takes over when its first Snapshot is
+accepted. Each link runs through
 
     OPENING    --Welcome-->   SYNCING    --Snapshot-->   STREAMING   --Resync sent-->   SYNCING
 

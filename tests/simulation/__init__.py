@@ -1,0 +1,1 @@
+"""The session core against a naive manager, over a network that a seed or Hypothesis decides."""

@@ -1,0 +1,113 @@
+"""A manager as plain as can be: the whole history in memory, no batching, no receipts.
+
+It answers an agent's messages with a list of messages; the world decides what becomes of them. A
+real dispatcher core fits in its place if it offers `receive` and `changes`.
+"""
+
+from dataclasses import dataclass, field
+
+from cluster.protocol import wire
+from cluster.protocol.wire import FileSpec, RevisionPair, ServiceAssignment, VersionKey
+
+
+def value_of(key: VersionKey) -> bytes:
+    """The value of a version: made up, but different for each."""
+    return f"value of {key.secret_id} version {key.version}".encode()
+
+
+@dataclass
+class History:
+    """What the cluster committed: entry n is what the node is assigned at revision n."""
+
+    counter: int = 1
+    unique: str = "first"
+    entries: list[dict[str, ServiceAssignment]] = field(default_factory=lambda: [{}])
+
+    def commit(self, services: dict[str, ServiceAssignment]) -> None:
+        self.entries.append(services)
+
+    def revision(self, number: int) -> RevisionPair:
+        return RevisionPair(self.counter, self.unique, number)
+
+    @property
+    def newest(self) -> int:
+        return len(self.entries) - 1
+
+
+class NaiveManager:
+    """One manager; `view` is how far it has followed the history."""
+
+    def __init__(self, name: str, history: History, lease_s: float = 60.0) -> None:
+        self.name = name
+        self.history = history
+        self.view = history.newest
+        self.lease_s = lease_s
+        self.grants_leases = True
+        self.evicted = False
+        self.acks: list[wire.Ack] = []
+        self._sent: dict[int, int] = {}
+        self._held: dict[int, set[VersionKey]] = {}
+
+    def receive(self, link: int, message: wire.FromAgent) -> list[wire.FromManager]:
+        """Return the answers to a message."""
+        if self.evicted:
+            return [wire.Refusal("evicted", "removed")]
+        match message:
+            case wire.Hello():
+                welcome = wire.Welcome(1, f"s{link}", self.name, self.lease_s, ("m:1",), ("m:2",))
+                self._held[link] = set(message.held)
+                return [welcome, *self._snapshot(link)]
+            case wire.Resync():
+                self._held[link] = set(message.held)
+                return self._snapshot(link)
+            case wire.LeaseRequest() if self.grants_leases:
+                return [wire.Lease(message.number, self.lease_s)]
+            case wire.SigningRequest():
+                return [wire.Certificate((b"leaf",), (b"root",), (b"control",), (b"workload",))]
+            case wire.Ack():
+                self.acks.append(message)
+        return []
+
+    def changes(self, link: int) -> list[wire.FromManager]:
+        """Return what a link has not been sent yet."""
+        base = self._sent.get(link)
+        if base is None or base >= self.view:
+            return []
+        before, after = self.history.entries[base], self.history.entries[self.view]
+        changed = tuple(s for i, s in after.items() if before.get(i) != s)
+        delta = wire.Delta(
+            self.history.revision(base),
+            self.history.revision(self.view),
+            changed,
+            tuple(before.keys() - after.keys()),
+        )
+        self._sent[link] = self.view
+        return [self._values(link, changed), delta]
+
+    def forget(self, link: int) -> None:
+        self._sent.pop(link, None)
+        self._held.pop(link, None)
+
+    def _snapshot(self, link: int) -> list[wire.FromManager]:
+        services = tuple(self.history.entries[self.view].values())
+        self._sent[link] = self.view
+        snapshot = wire.Snapshot(self.history.revision(self.view), services)
+        return [self._values(link, services), snapshot]
+
+    def _values(self, link: int, services: tuple[ServiceAssignment, ...]) -> wire.Values:
+        keys = {VersionKey(f.secret_id, f.version) for s in services for f in s.files}
+        missing = sorted(keys - self._held[link], key=str)
+        self._held[link] |= keys
+        return wire.Values(tuple(wire.Value(*_pair(key), value_of(key)) for key in missing))
+
+
+def _pair(key: VersionKey) -> tuple[str, int]:
+    return key.secret_id, key.version
+
+
+def service(
+    name: str, *files: tuple[str, int], uid: int = 1000, wipe: bool = False
+) -> ServiceAssignment:
+    """Return an assignment whose files are (secret, version) pairs, targets named by the secret."""
+    specs = tuple(FileSpec(s, s, s, v, None, None, 0o440, wipe) for s, v in files)
+    return ServiceAssignment(f"id-{name}", name, uid, uid, 1, specs)
