@@ -14,7 +14,7 @@ MAX_MODULE_LINES = 400
 """Lines of a module of the two packages: beyond it nobody reads a file whole."""
 
 LONG_MODULES = {
-    "cluster/store/records.py": 600,  # one declaration a record kind, and nothing else
+    "cluster/store/records.py": 650,  # one declaration a record kind, and nothing else
 }
 
 GENERATED = re.compile(r"_pb2(_grpc)?\.pyi?$")
