@@ -45,7 +45,7 @@ FORBIDDEN: tuple[tuple[str, re.Pattern[str], re.Pattern[str] | None], ...] = (
         re.compile(r"(?<![\w.])/(?:work|home/\w+|root/\.\w+|Users)/" + r"(?=\w)"),
         None,
     ),
-    ("unfinished work", re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"), None),
+    ("unfinished work", re.compile(r"(?:#|--|\*)\s*(?:TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"), None),
     ("a merge conflict", re.compile(r"^(?:<{7}|>{7}) ", re.MULTILINE), None),
 )
 

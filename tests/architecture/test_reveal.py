@@ -9,7 +9,7 @@ MAY_REVEAL = {
     # path: what it does with the plaintext
     "agent/generations.py": "writes the tmpfs file",
     "cluster/control/secrets.py": "puts a new value into the record that the store seals",
-    "cluster/dispatcher/sessions.py": "puts the value into the message to the node that may have it",
+    "cluster/dispatcher/sessions.py": "puts the value into the message to a node that may have it",
     "cluster/pki/join_token.py": "writes the token for the operator, and its digest for the store",
     "cluster/seal/aead.py": "hands keys and plaintext to the cipher",
     "cluster/seal/keyring.py": "encodes the epoch keys before they are wrapped",
