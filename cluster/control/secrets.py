@@ -1,0 +1,300 @@
+"""Secrets as an operator handles them: create, rotate, label, list, inspect, remove.
+
+Values pass through on their way into sealed records and never come back: no answer has a field that
+could hold one. Source: DESIGN 1 and 2.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from cluster.control.labels import carries, changed_labels, check_labels
+from cluster.control.moments import moment
+from cluster.control.policy import Action, Principal, Resource, in_reach
+from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
+from cluster.control.rollouts import supersede, targets_of
+from cluster.control.versions import (
+    first_version,
+    follows_primary,
+    pinned_versions,
+    rotated,
+)
+from cluster.protocol.errors import AlreadyExists, PayloadTooLarge, SecretInUse, SecretNotFound
+from cluster.protocol.ids import SecretId, ServiceId, VersionNumber, check_name, format_id
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.store.records import (
+    Kind,
+    NameRecord,
+    RolloutKind,
+    RolloutRecord,
+    SecretRecord,
+    SecretValueRecord,
+    ServiceRecord,
+    name_id,
+    value_id,
+)
+from cluster.store.steps import Create, Remove, Replace, Step
+from cluster.store.view import Stored, View
+from cluster.system import Entropy
+
+MAX_VALUE_BYTES: Final = 511_999
+
+
+class Secrets:
+    """What operators may do with secrets."""
+
+    def __init__(self, requests: Requests, entropy: Entropy) -> None:
+        self._requests = requests
+        self._entropy = entropy
+
+    async def create(
+        self, context: RequestContext, name: str, labels: Mapping[str, str], value: SecretBytes
+    ) -> Answer:
+        """Store a new secret with `value` as version 1. Raises AlreadyExists."""
+        check_name(name)
+        _check_size(value)
+        wanted = check_labels(labels)
+
+        def decide(view: View) -> Decision:
+            check_name_free(view, Kind.SECRET, name)
+            secret_id = SecretId(self._id())
+            now_s = self._now_s()
+            record = SecretRecord(
+                id=secret_id,
+                name=name,
+                labels=wanted,
+                versions=(first_version(len(value), now_s, context.principal.name),),
+                next_number=2,
+                created_at=now_s,
+                updated_at=now_s,
+            )
+            steps: list[Step] = [
+                Create(record),
+                Create(NameRecord(id=name_id(Kind.SECRET, name), owner=secret_id)),
+                Create(_value_record(secret_id, VersionNumber(1), value)),
+            ]
+            return Decision(steps, {"id": secret_id, "name": name, "version": 1}, status=201)
+
+        resource = Resource(Kind.SECRET.value, name, wanted)
+        return await self._requests.run_once(context, Action.SECRET_CREATE, resource, decide)
+
+    async def rotate(self, context: RequestContext, name: str, value: SecretBytes) -> Answer:
+        """Make `value` the primary version and start its rollout. Raises SecretNotFound."""
+        _check_size(value)
+
+        def decide(view: View) -> Decision:
+            stored = get_secret(view, name)
+            secret_id = SecretId(stored.record.id)
+            services = [s.record for s in view.services_referring_to(secret_id)]
+            now_s = self._now_s()
+            pinned = pinned_versions(secret_id, services)
+            after = rotated(stored.record, len(value), now_s, context.principal.name, pinned)
+            number = after.record.primary.number
+            rollout = self._rollout(view, context, after.record, now_s)
+            steps: list[Step] = [
+                Replace(stored, after.record),
+                Create(_value_record(secret_id, number, value)),
+                *_remove_values(view, secret_id, after.retired),
+                Create(rollout),
+                *supersede(view, rollout),
+            ]
+            return Decision(steps, {"name": name, "version": number, "rollout": rollout.id})
+
+        return await self._requests.run_once(
+            context, Action.SECRET_ROTATE, lambda view: [secret_resource(view, name)], decide
+        )
+
+    async def set_labels(
+        self, context: RequestContext, name: str, add: Mapping[str, str], remove: Collection[str]
+    ) -> Answer:
+        """Change a secret's labels; a deployer's secret keeps the labels of his scope."""
+
+        def resources(view: View) -> list[Resource]:
+            before = secret_resource(view, name)
+            after = changed_labels(before.labels, add, remove)
+            return [before, Resource(Kind.SECRET.value, name, after)]
+
+        def decide(view: View) -> Decision:
+            stored = get_secret(view, name)
+            labels = changed_labels(stored.record.labels, add, remove)
+            after = msgspec.structs.replace(stored.record, labels=labels, updated_at=self._now_s())
+            return Decision([Replace(stored, after)], {"name": name, "labels": labels})
+
+        return await self._requests.run_once(context, Action.SECRET_LABEL, resources, decide)
+
+    async def remove(self, context: RequestContext, name: str) -> Answer:
+        """Remove a secret and its values.
+
+        Raises SecretInUse, which names what holds it: a current spec, a previous one (its rollback
+        would break), or a task of a removed service that still runs.
+        """
+
+        def decide(view: View) -> Decision:
+            stored = get_secret(view, name)
+            _check_unused(view, stored.record)
+            secret_id = SecretId(stored.record.id)
+            numbers = [version.number for version in stored.record.versions]
+            steps: list[Step] = [Remove(stored), *_remove_values(view, secret_id, numbers)]
+            claim = view.names.get(name_id(Kind.SECRET, name))
+            if claim is not None:
+                steps.append(Remove(claim))
+            return Decision(steps, {"name": name})
+
+        return await self._requests.run_once(
+            context, Action.SECRET_REMOVE, lambda view: [secret_resource(view, name)], decide
+        )
+
+    def list(
+        self, principal: Principal, *, labels: Sequence[str] = (), prefix: str = ""
+    ) -> list[dict[str, JSON]]:
+        """Return the metadata of every secret in the caller's reach, by name.
+
+        `labels`: filters `KEY` or `KEY=VALUE`, all must hold; `prefix`: of the name.
+        """
+        self._requests.check(principal, Action.SECRET_LIST, Resource(Kind.SECRET.value))
+        view = self._requests.store.view
+        records = sorted(
+            (stored.record for stored in view.secrets.values()), key=lambda record: record.name
+        )
+        return [
+            _shown(view, record)
+            for record in records
+            if in_reach(principal, record.labels)
+            and carries(record.labels, labels)
+            and record.name.startswith(prefix)
+        ]
+
+    def inspect(self, principal: Principal, name: str) -> dict[str, JSON]:
+        """Return one secret's metadata. Raises SecretNotFound."""
+        view = self._requests.store.view
+        self._requests.check(principal, Action.SECRET_INSPECT, secret_resource(view, name))
+        return _shown(view, get_secret(view, name).record)
+
+    def _rollout(
+        self, view: View, context: RequestContext, secret: SecretRecord, now_s: float
+    ) -> RolloutRecord:
+        secret_id = SecretId(secret.id)
+        followers = [
+            service.record
+            for service in view.services_referring_to(secret_id)
+            if follows_primary(secret_id, service.record.spec)
+        ]
+        tasks = [
+            task.record
+            for service in followers
+            for task in view.tasks_of_service(ServiceId(service.id))
+        ]
+        targets = targets_of(tasks)
+        return RolloutRecord(
+            id=self._id(),
+            what=RolloutKind.ROTATE,
+            name=secret.name,
+            secret_id=secret_id,
+            version=secret.primary.number,
+            targets=targets,
+            started_at=now_s,
+            started_by=context.principal.name,
+            finished_at=None if targets else now_s,
+        )
+
+    def _now_s(self) -> float:
+        return self._requests.clock.now().timestamp()
+
+    def _id(self) -> str:
+        return format_id(self._entropy.token(16))
+
+
+def get_secret(view: View, name: str) -> Stored[SecretRecord]:
+    """Return the secret of exactly this name, or raise SecretNotFound."""
+    stored = view.secret_by_name(name)
+    if stored is None or stored.record.name != name:
+        raise SecretNotFound(f"there is no secret {name!r}; see `strongroom secret ls`")
+    return stored
+
+
+def secret_resource(view: View, name: str) -> Resource:
+    """Return what a policy judges; a secret that is not there has no labels."""
+    stored = view.secret_by_name(check_name(name))
+    found = stored is not None and stored.record.name == name
+    labels = stored.record.labels if stored is not None and found else {}
+    return Resource(Kind.SECRET.value, name, labels)
+
+
+def check_name_free(view: View, kind: Kind, name: str) -> None:
+    """Raise AlreadyExists if the name, in any case, is taken."""
+    if view.names.get(name_id(kind, name)) is not None:
+        raise AlreadyExists(
+            f"there is a {kind.value} of the name {name!r} (case does not count); choose another"
+        )
+
+
+def _check_size(value: SecretBytes) -> None:
+    if not 1 <= len(value) <= MAX_VALUE_BYTES:
+        raise PayloadTooLarge
+
+
+def _value_record(
+    secret_id: SecretId, number: VersionNumber, value: SecretBytes
+) -> SecretValueRecord:
+    return SecretValueRecord(id=value_id(secret_id, number), value=value.reveal())
+
+
+def _remove_values(
+    view: View, secret_id: SecretId, numbers: Collection[VersionNumber]
+) -> list[Remove]:
+    found = (view.secret_values.version(secret_id, number) for number in numbers)
+    return [Remove(stored) for stored in found if stored is not None]
+
+
+def _check_unused(view: View, secret: SecretRecord) -> None:
+    """Raise SecretInUse, naming what refers to the secret."""
+    secret_id = SecretId(secret.id)
+    users = [_use(service.record, secret_id) for service in view.services_referring_to(secret_id)]
+    users += _orphan_tasks(view, secret_id)
+    if users:
+        raise SecretInUse(
+            f"secret {secret.name!r} is in use by {', '.join(users)}; update or remove these first"
+        )
+
+
+def _use(service: ServiceRecord, secret_id: SecretId) -> str:
+    if any(reference.secret_id == secret_id for reference in service.spec.references):
+        return f"service {service.name!r}"
+    return f"the previous spec of service {service.name!r} (a rollback needs it)"
+
+
+def _orphan_tasks(view: View, secret_id: SecretId) -> list[str]:
+    """Return the tasks of removed services whose node may still hold the secret."""
+    names = []
+    for stored in view.tasks.values():
+        task = stored.record
+        if view.services.get(task.service_id) is not None:
+            continue
+        receipts = view.receipts_of_task(task.service_id, task.node_id)
+        if any(r.record.secret_id == secret_id and r.record.dropped_at is None for r in receipts):
+            node = view.nodes.get(task.node_id)
+            names.append(f"a task on node {node.record.name if node else task.node_id!r}")
+    return names
+
+
+def _shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
+    secret_id = SecretId(secret.id)
+    return {
+        "id": secret.id,
+        "name": secret.name,
+        "labels": secret.labels,
+        "versions": [
+            {
+                "number": version.number,
+                "state": version.state.value,
+                "size": version.size,
+                "created_at": moment(version.created_at),
+                "created_by": version.created_by,
+            }
+            for version in secret.versions
+        ],
+        "created_at": moment(secret.created_at),
+        "updated_at": moment(secret.updated_at),
+        "used_by": sorted(s.record.name for s in view.services_referring_to(secret_id)),
+    }
