@@ -1,0 +1,208 @@
+"""What an operator writes to describe a service, and how it becomes a spec.
+
+Pure. Everything a node will act on is checked here first: targets, modes, owners, commands. Nodes
+check again. Source: DESIGN 6.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from cluster.control.constraints import check_constraints
+from cluster.control.labels import check_labels
+from cluster.protocol.errors import InvalidName, InvalidReference, InvalidRequest
+from cluster.protocol.ids import SecretId, VersionNumber, check_name, check_target
+from cluster.store.records import (
+    LeaseLoss,
+    OnChange,
+    SecretRecord,
+    SecretReference,
+    ServiceSpec,
+    VersionState,
+)
+
+MAX_REFERENCES: Final = 64
+MAX_REPLICAS: Final = 10_000
+MAX_ID: Final = 2**31 - 1
+MAX_COMMAND_PARTS: Final = 32
+MAX_COMMAND_BYTES: Final = 4096
+MAX_TIMEOUT_S: Final = 300.0
+SIGNALS: Final = frozenset({"HUP", "USR1", "USR2", "INT", "QUIT", "TERM", "WINCH"})
+
+_OCTAL = re.compile(r"0?[0-7]{3}")
+_OTHERS_WRITE: Final = 0o002
+_MAX_MODE: Final = 0o777
+
+
+class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One secret a service asks for."""
+
+    source: str
+    target: str = ""
+    """Empty: the secret's name."""
+    uid: int | None = None
+    gid: int | None = None
+    mode: int | str = "0440"
+    """A number as it is (288), or octal text ("0440")."""
+    version: int | str = "primary"
+    """"primary", which follows rotations, or a version's number."""
+    on_lease_loss: LeaseLoss = LeaseLoss.KEEP
+
+
+class OnChangeDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do in the service after a file was swapped: one of signal and command."""
+
+    signal: str = ""
+    command: tuple[str, ...] = ()
+    timeout_s: float = 10.0
+
+
+class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A service as it is asked for."""
+
+    name: str
+    references: tuple[ReferenceDraft, ...] = ()
+    constraints: tuple[str, ...] = ()
+    replicas: int = 1
+    is_global: bool = msgspec.field(default=False, name="global")
+    """One task on every node that fits; `replicas` then stands for nothing."""
+    uid: int = 65534
+    gid: int = 65534
+    labels: dict[str, str] = {}
+    on_change: OnChangeDraft | None = None
+
+
+FindSecret = Callable[[str], SecretRecord | None]
+"""Returns the secret of a name, or None where there is none or the caller may not use it."""
+
+
+def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
+    """Return the spec a draft means. Raises InvalidReference and InvalidRequest."""
+    if len(draft.references) > MAX_REFERENCES:
+        raise InvalidReference(f"a service takes at most {MAX_REFERENCES} secret references")
+    if not 0 <= draft.replicas <= MAX_REPLICAS:
+        raise InvalidRequest(f"replicas range from 0 to {MAX_REPLICAS}")
+    if not 1 <= draft.uid <= MAX_ID or not 0 <= draft.gid <= MAX_ID:
+        raise InvalidRequest("a service takes a uid from 1 and a gid from 0; it never runs as root")
+    references = tuple(_reference(reference, find_secret) for reference in draft.references)
+    _check_targets(references)
+    return ServiceSpec(
+        references=references,
+        constraints=check_constraints(draft.constraints),
+        replicas=None if draft.is_global else draft.replicas,
+        uid=draft.uid,
+        gid=draft.gid,
+        labels=check_labels(draft.labels),
+        on_change=_on_change(draft.on_change),
+    )
+
+
+def check_usable(reference: SecretReference, secret: SecretRecord | None) -> SecretRecord:
+    """Return the secret a reference means, or raise InvalidReference saying what is missing."""
+    if secret is None or secret.id != reference.secret_id:
+        raise InvalidReference(
+            f"there is no secret {reference.source!r} you may use; see `strongroom secret ls`"
+        )
+    if reference.version is not None and not any(
+        version.number == reference.version and version.state is not VersionState.RETIRED
+        for version in secret.versions
+    ):
+        raise InvalidReference(
+            f"secret {reference.source!r} has no version {reference.version} that can be issued; "
+            f"see `strongroom secret inspect {reference.source}`"
+        )
+    return secret
+
+
+def _reference(draft: ReferenceDraft, find_secret: FindSecret) -> SecretReference:
+    check_name(draft.source)
+    secret = find_secret(draft.source)
+    for owner in (draft.uid, draft.gid):
+        if owner is not None and not 0 <= owner <= MAX_ID:
+            raise InvalidReference(f"uid and gid range from 0 to {MAX_ID}")
+    reference = SecretReference(
+        secret_id=SecretId(secret.id if secret is not None else ""),
+        source=draft.source,
+        target=_target(draft.target or draft.source),
+        uid=draft.uid,
+        gid=draft.gid,
+        mode=_mode(draft.mode),
+        version=_version(draft.version),
+        on_lease_loss=draft.on_lease_loss,
+    )
+    check_usable(reference, secret)
+    return reference
+
+
+def _target(text: str) -> str:
+    try:
+        return check_target(text)
+    except InvalidName as error:
+        raise InvalidReference(error.message) from None
+
+
+def _mode(mode: int | str) -> int:
+    """Return a file's mode; one that lets others write, or sets more than 0777, is refused."""
+    if isinstance(mode, str):
+        if _OCTAL.fullmatch(mode) is None:
+            raise InvalidReference("a mode reads like 0440: three octal digits after a zero")
+        mode = int(mode, 8)
+    if not 0 <= mode <= _MAX_MODE or mode & _OTHERS_WRITE:
+        raise InvalidReference("a mode is at most 0777 and never lets others write; use 0440")
+    return mode
+
+
+def _version(version: int | str) -> VersionNumber | None:
+    if version == "primary":
+        return None
+    if isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 10:  # noqa: PLR2004  # fits 32 bits
+        version = int(version)
+    if not isinstance(version, int) or version < 1:
+        raise InvalidReference("a version is `primary` or a number from 1")
+    return VersionNumber(version)
+
+
+def _check_targets(references: tuple[SecretReference, ...]) -> None:
+    seen: set[str] = set()
+    for reference in references:
+        if reference.target in seen:
+            raise InvalidReference(
+                f"two references share the target {reference.target!r}; give each its own"
+            )
+        seen.add(reference.target)
+
+
+def _on_change(draft: OnChangeDraft | None) -> OnChange | None:
+    if draft is None:
+        return None
+    if bool(draft.signal) is bool(draft.command):
+        raise InvalidRequest("on_change takes a signal or a command, and not both")
+    if not 0 < draft.timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidRequest(f"the timeout of on_change is at most {MAX_TIMEOUT_S:.0f} seconds")
+    if draft.signal:
+        return OnChange(signal=_signal(draft.signal), timeout_s=draft.timeout_s)
+    return OnChange(command=_command(draft.command), timeout_s=draft.timeout_s)
+
+
+def _signal(text: str) -> str:
+    signal = text.upper().removeprefix("SIG")
+    if signal not in SIGNALS:
+        raise InvalidRequest(f"the signal of on_change is one of {', '.join(sorted(SIGNALS))}")
+    return signal
+
+
+def _command(parts: tuple[str, ...]) -> tuple[str, ...]:
+    size = sum(len(part.encode(errors="surrogatepass")) for part in parts)
+    if (
+        len(parts) > MAX_COMMAND_PARTS
+        or size > MAX_COMMAND_BYTES
+        or not parts[0].startswith("/")
+        or any("\0" in part for part in parts)
+    ):
+        raise InvalidRequest(
+            "the command of on_change starts with an absolute path, without a shell, and takes at "
+            f"most {MAX_COMMAND_PARTS} parts and {MAX_COMMAND_BYTES} bytes"
+        )
+    return parts

@@ -1,0 +1,111 @@
+"""How services and their tasks look in answers: desired beside mounted, never a value. Pure."""
+
+from cluster.control.moments import moment
+from cluster.control.requests import JSON
+from cluster.control.rollouts import desired_version
+from cluster.protocol.ids import ServiceId
+from cluster.store.records import (
+    NodeState,
+    OnChange,
+    SecretReference,
+    ServiceRecord,
+    ServiceSpec,
+    TaskRecord,
+    TaskState,
+    TaskStatusRecord,
+)
+from cluster.store.view import View
+
+
+def service_shown(view: View, service: ServiceRecord) -> dict[str, JSON]:
+    """Return what an operator sees of a service."""
+    tasks = [task.record for task in view.tasks_of_service(ServiceId(service.id))]
+    previous = service.previous_spec
+    return {
+        "id": service.id,
+        "name": service.name,
+        "spec": _spec(service.spec),
+        "previous_spec": _spec(previous) if previous is not None else None,
+        "spec_number": service.spec_number,
+        "tasks_running": sum(task.state is TaskState.RUNNING for task in tasks),
+        "tasks_desired": service.spec.replicas if service.spec.replicas is not None else len(tasks),
+        "created_at": moment(service.created_at),
+        "updated_at": moment(service.updated_at),
+    }
+
+
+def tasks_shown(view: View, service: ServiceRecord) -> list[dict[str, JSON]]:
+    """Return a service's tasks by node name, each with its references."""
+    tasks = [task.record for task in view.tasks_of_service(ServiceId(service.id))]
+    shown = [_task(view, service, task) for task in tasks]
+    return sorted(shown, key=lambda task: str(task["node"]))
+
+
+def _task(view: View, service: ServiceRecord, task: TaskRecord) -> dict[str, JSON]:
+    node = view.nodes.get(task.node_id)
+    presence = view.node_statuses.get(task.node_id)
+    stored = view.task_statuses.get(task.id)
+    status = stored.record if stored is not None else None
+    return {
+        "node": node.record.name if node is not None else task.node_id,
+        "node_id": task.node_id,
+        "node_state": (presence.record.state if presence else NodeState.UNKNOWN).value,
+        "desired_state": task.state.value,
+        "reason": task.reason,
+        "since": moment(task.created_at),
+        "spec_number": status.spec_number if status is not None else None,
+        "error": status.error if status is not None else "",
+        "references": [_mounted(view, reference, status) for reference in service.spec.references],
+    }
+
+
+def _mounted(
+    view: View, reference: SecretReference, status: TaskStatusRecord | None
+) -> dict[str, JSON]:
+    secret = view.secrets.get(reference.secret_id)
+    mounted = [m for m in status.mounted if m.secret_id == reference.secret_id] if status else []
+    wanted = desired_version(reference, secret.record if secret is not None else None)
+    # A secret may be mounted twice, pinned and followed: the wanted version counts if it is there.
+    found = max(mounted, key=lambda m: (m.version == wanted, m.version), default=None)
+    return {
+        "source": reference.source,
+        "target": reference.target,
+        "version_desired": wanted,
+        "version_mounted": found.version if found is not None else None,
+        "since": moment(found.since) if found is not None else None,
+    }
+
+
+def _spec(spec: ServiceSpec) -> dict[str, JSON]:
+    return {
+        "references": [_reference(reference) for reference in spec.references],
+        "constraints": list(spec.constraints),
+        "replicas": spec.replicas,
+        "global": spec.replicas is None,
+        "uid": spec.uid,
+        "gid": spec.gid,
+        "labels": spec.labels,
+        "on_change": _on_change(spec.on_change),
+    }
+
+
+def _reference(reference: SecretReference) -> dict[str, JSON]:
+    return {
+        "source": reference.source,
+        "target": reference.target,
+        "uid": reference.uid,
+        "gid": reference.gid,
+        "mode": f"{reference.mode:04o}",
+        "version": reference.version if reference.version is not None else "primary",
+        "on_lease_loss": reference.on_lease_loss.value,
+    }
+
+
+def _on_change(on_change: OnChange | None) -> dict[str, JSON] | None:
+    if on_change is None:
+        return None
+    return {
+        "signal": on_change.signal,
+        "command": list(on_change.command),
+        "timeout_s": on_change.timeout_s,
+    }
