@@ -67,7 +67,7 @@ lint: venv ## Check style, spelling, layers and the generated docs
 .PHONY: type
 type: venv ## Check types
 	@$(PY) -m mypy
-	@$(PY) -m mypy tests tools docs
+	@$(PY) -m mypy tests tools docs/lab
 
 .PHONY: format
 format: venv ## Format the code

@@ -88,7 +88,8 @@ run_inside() {
         mount --rbind /sys "$root/sys"
         mount --rbind /dev "$root/dev"
         mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root/run"
-        exec chroot "$root" env -i "$@" bash -c "cd /root/strongroom && $command" </dev/null
+        # The trailing exit keeps bash as process 1, which reaps orphans.
+        exec chroot "$root" env -i "$@" bash -c "cd /root/strongroom && $command; exit \$?" </dev/null
     ' fresh "$root" "$command" "${variables[@]}"
 }
 
