@@ -44,6 +44,11 @@ e2e: venv tools ## Run the end-to-end tests, slow ones included
 adversarial: venv tools ## Run the attacks, slow ones included
 	@$(PYTEST) tests/adversarial $(ARGS)
 
+.PHONY: coverage
+coverage: venv tools ## Run the tests of `make test` and show which branches they miss
+	@tools/keep_ownership.sh $(PY) -m coverage run -m pytest -m "not slow" $(ARGS)
+	@$(PY) -m coverage report
+
 .PHONY: test-wheel
 test-wheel: venv ## Build the wheel and run the unit tests against it, outside the checkout
 	@tools/keep_ownership.sh tools/test_wheel.sh "$(PYTHON)" $(ARGS)
