@@ -59,12 +59,13 @@ from agent.effects import (
 from agent.holdings import Holdings, Verdict
 from agent.lease import Lease
 from cluster.protocol import wire
-from cluster.protocol.errors import Evicted, StoreRolledBack
+from cluster.protocol.errors import Evicted, StoreRolledBack, Unavailable
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult
 
 ANSWER_LIMIT_S: Final = 15.0
 """How long a manager may take to answer Hello, Resync or SigningRequest."""
 RETRY_FAILED_S: Final = 15.0
+RENEWAL_RETRY_S: Final = 30.0
 EVICTED_RETRY_S: Final = 60.0
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_LIMIT_S: Final = 2.0
@@ -308,6 +309,10 @@ class Session:
     def _refused(self, link: _Link, message: wire.Refusal, now_s: float) -> list[Effect]:
         if message.code == Evicted.code:
             return self._evict("evicted") + self._leave(link, message.code, now_s)
+        if self._renewal.asked_until_s is not None and link.number == self._current:
+            # The answer to a SigningRequest; if it meant the session, that ends by itself.
+            self._renewal.asked_until_s = now_s + RENEWAL_RETRY_S
+            return [Report(Unavailable(f"no new certificate yet: {message.code}"))]
         return self._leave(link, message.code, now_s)
 
     # --- manifests ------------------------------------------------------------------------------
