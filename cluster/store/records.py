@@ -508,7 +508,7 @@ class RequestRecord(Record, frozen=True, kw_only=True):
 # --- audit --------------------------------------------------------------------------------------------------------
 
 
-class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who asked for what and whether it was allowed; never a value."""
 
     at: float
@@ -527,8 +527,12 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """
 
 
-class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One link of a chain: all entries of one engine transaction. Lives in an append stream, not in a keyspace."""
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One link of a chain: all entries of one engine transaction. Lives in an append stream.
+
+    The next link holds the digest of its encoding. Defaults are left out, so that a field added later does not change
+    the encoding of older links.
+    """
 
     manager_id: ManagerId
     boot: str

@@ -1,0 +1,136 @@
+"""Audit chains: one per manager, boot and lane; each link holds the digest of the link before.
+
+Owns making links, verifying them and reading them back. A global chain would serialise every write of the cluster;
+chains per lane only need one transaction in flight per lane. A link is sealed into the transaction whose writes it tells
+of, so neither exists without the other. Every chain is registered (`AuditStreamRecord`) by its first transaction. What a
+chain cannot show is that its newest links were cut off together with what they told of. Source: ADR 0007.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from cluster.engine.seam import Engine, Entry
+from cluster.protocol.errors import AuditChainBroken, OpenFailed
+from cluster.protocol.ids import ManagerId
+from cluster.seal.envelope import open_record
+from cluster.seal.keyring import PREFIX_SIZE, Keyring
+from cluster.store.records import (
+    AuditEntry,
+    AuditRecord,
+    AuditStreamRecord,
+    audit_stream,
+    decode_audit,
+    encode,
+)
+
+AUDIT_KIND: Final = "audit"
+"""Bound into the envelope of a link, whose generation is its sequence."""
+NO_LINK: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainHead:
+    """Where a chain stands: the next link follows `sequence` and holds `digest`."""
+
+    manager_id: ManagerId
+    boot: str
+    lane: int
+    sequence: int = 0
+    digest: bytes = NO_LINK
+
+    @property
+    def stream(self) -> str:
+        """The name of the append stream."""
+        return audit_stream(self.manager_id, self.boot, self.lane)
+
+    def link(
+        self, entries: tuple[AuditEntry, ...], writes: tuple[tuple[bytes, int], ...]
+    ) -> AuditRecord:
+        """Return the next link; the chain has it only once `after` is called."""
+        return AuditRecord(
+            manager_id=self.manager_id,
+            boot=self.boot,
+            lane=self.lane,
+            sequence=self.sequence + 1,
+            previous=self.digest,
+            entries=entries,
+            writes=writes,
+        )
+
+    def after(self, record: AuditRecord) -> "ChainHead":
+        """Return the head behind a link that was committed; raise AuditChainBroken if it does not follow."""
+        if record != self.link(record.entries, record.writes):
+            raise AuditChainBroken(
+                f"link {record.sequence} of {self.stream} does not follow link {self.sequence}"
+            )
+        return ChainHead(
+            self.manager_id, self.boot, self.lane, record.sequence, sha256(encode(record)).digest()
+        )
+
+    def registration(self, started_at: float) -> AuditStreamRecord:
+        """Return the record that makes the chain known."""
+        return AuditStreamRecord(
+            id=self.stream,
+            manager_id=self.manager_id,
+            boot=self.boot,
+            lane=self.lane,
+            started_at=started_at,
+        )
+
+
+def verify_chain(records: Iterable[AuditRecord], checkpoint: ChainHead | None = None) -> None:
+    """Raise AuditChainBroken unless the links of one chain follow each other without a gap.
+
+    They start at link 1, or behind `checkpoint` where older links were exported and trimmed.
+    """
+    head = checkpoint
+    for record in records:
+        if head is None:
+            head = ChainHead(record.manager_id, record.boot, record.lane)
+        head = head.after(record)
+
+
+def written_generations(records: Iterable[AuditRecord]) -> dict[bytes, int]:
+    """Return the highest generation that the links tell of, by blinded key; removals are left out.
+
+    A key whose stored generation is lower was rolled back. Links of several chains may come in any order.
+    """
+    highest: dict[bytes, int] = {}
+    for record in records:
+        told = (record.writes, *(entry.writes for entry in record.entries))
+        for key, generation in (write for writes in told for write in writes):
+            highest[key] = max(generation, highest.get(key, 0))
+    return {key: generation for key, generation in highest.items() if generation}
+
+
+async def read_chain(engine: Engine, keyring: Keyring, stream: str) -> AsyncIterator[AuditRecord]:
+    """Yield the links of a stream in order, all as of one revision.
+
+    Raises AuditChainBroken for a link that cannot be opened or does not belong where it lies.
+    """
+    prefix = keyring.stream_prefix(stream)
+    after: bytes | None = None
+    revision: int | None = None
+    while True:
+        page = await engine.list_page(prefix, after=after, at_revision=revision)
+        for entry in page.entries:
+            yield open_link(keyring, stream, entry)
+        if not page.more:
+            return
+        after, revision = page.entries[-1].key, page.revision
+
+
+def open_link(keyring: Keyring, stream: str, entry: Entry) -> AuditRecord:
+    """Return the link in an engine entry, or raise AuditChainBroken."""
+    try:
+        opened = open_record(keyring, kind=AUDIT_KIND, engine_key=entry.key, sealed=entry.value)
+        record = decode_audit(opened.plaintext)
+    except OpenFailed:
+        raise AuditChainBroken(f"a link of {stream} cannot be opened") from None
+    sequence = int.from_bytes(entry.key[PREFIX_SIZE:])
+    named = audit_stream(record.manager_id, record.boot, record.lane)
+    if (named, record.sequence, opened.generation) != (stream, sequence, sequence):
+        raise AuditChainBroken(f"a link of {stream} lies in another's place")
+    return record

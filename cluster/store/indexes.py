@@ -1,0 +1,52 @@
+"""The view's indexes: which records are found by something else than their id.
+
+Pure: each kind names the terms it is found by, and moving a record moves its terms.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from cluster.store.records import ReceiptRecord, Record, ServiceRecord, TaskRecord
+
+Term = tuple[str, str]
+"""(index, what is asked for)."""
+
+
+class Indexes:
+    """Sets of record ids by term."""
+
+    def __init__(self) -> None:
+        self._ids: defaultdict[Term, set[str]] = defaultdict(set)
+
+    def get(self, index: str, term: str) -> frozenset[str]:
+        """Return the ids of the records found by a term."""
+        return frozenset(self._ids.get((index, term), ()))
+
+    def move(self, before: Record | None, after: Record | None) -> None:
+        """Follow one record from its state before to its state after; None: it does not exist."""
+        if before is not None:
+            for term in terms(before):
+                self._ids[term].discard(before.id)
+                if not self._ids[term]:
+                    del self._ids[term]
+        if after is not None:
+            for term in terms(after):
+                self._ids[term].add(after.id)
+
+
+def terms(record: Record) -> Iterable[Term]:
+    """Return what a record is found by."""
+    match record:
+        case TaskRecord():
+            return (("task.node", record.node_id), ("task.service", record.service_id))
+        case ReceiptRecord():
+            return (
+                ("receipt.node", record.node_id),
+                ("receipt.task", f"{record.service_id}.{record.node_id}"),
+            )
+        case ServiceRecord():
+            specs = filter(None, (record.spec, record.previous_spec))
+            secrets = {ref.secret_id for spec in specs for ref in spec.references}
+            return tuple(("service.secret", secret_id) for secret_id in secrets)
+        case _:
+            return ()
