@@ -6,8 +6,10 @@ Sources: mount_setattr(2), fsopen(2), open_tree(2), move_mount(2), prctl(2), pro
 """
 
 import ctypes
+import errno
 import os
 import re
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+CAP_IPC_LOCK = 14
 CAP_SYS_ADMIN = 21
 
 # The same numbers on every architecture: the unified table since Linux 5.1.
@@ -52,6 +55,7 @@ _FSCONFIG_SET_FLAG, _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 0, 1, 6
 _FSMOUNT_CLOEXEC = 1
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _TIME_ERROR = 5
+_SO_PEERPIDFD = 77
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -196,6 +200,20 @@ def clock_is_synchronised() -> bool:
     """Return whether the kernel believes that something disciplines its clock (adjtimex(2))."""
     buffer = ctypes.create_string_buffer(512)
     return _checked(_libc.adjtimex(buffer), "adjtimex") != _TIME_ERROR
+
+
+def peer_pidfd(connection: socket.socket) -> int | None:
+    """Return a pidfd of the process that connected a unix socket; None before Linux 6.5.
+
+    Raises ProcessLookupError when it has ended and was reaped.
+    """
+    try:
+        return connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return None
+        # ESRCH, ENODATA or EINVAL: it differs between kernels.
+        raise ProcessLookupError(error.errno, "the peer has ended") from None
 
 
 def active_swaps() -> tuple[str, ...]:

@@ -1,0 +1,22 @@
+"""The exit codes of `strongroom-agent`, and the way a failure is told: one line on stderr."""
+
+import sys
+
+OK = 0
+FAILED = 1
+USAGE = 2
+NOT_FOUND_OR_NOT_PERMITTED = 3
+TIMED_OUT = 4
+
+_NOT_YOURS = {"permission_denied", "not_found", "service_not_found"}
+
+
+def fail(message: str, code: int = FAILED) -> int:
+    """Print `message` for a person and return `code`."""
+    sys.stderr.write(f"strongroom-agent: {message}\n")
+    return code
+
+
+def code_of(refusal: str) -> int:
+    """Return the exit code for a refusal's stable code."""
+    return NOT_FOUND_OR_NOT_PERMITTED if refusal in _NOT_YOURS else FAILED
