@@ -210,5 +210,6 @@ def _decode(content: bytes, kind: type[_Stored], path: Path) -> _Stored:
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.MsgspecError:
-        raise IntegrityError(f"{path} is damaged; remove the data directory and join again") from
-        None
+        raise IntegrityError(
+            f"{path} is damaged; remove the data directory and join again"
+        ) from None
