@@ -111,6 +111,29 @@ class Requests:
             raise
         return attempt.answer(revision)
 
+    async def admit(
+        self, principal: Principal, action: Action, resource: Resource, decide: Decide
+    ) -> Mapping[str, JSON]:
+        """Carry out what needs no request id, because a retry is recognised by its key or token.
+
+        A decision without steps writes nothing. Raises what `decide` and the store raise.
+        """
+        answer: Mapping[str, JSON] = {}
+
+        def write(view: View) -> Write | None:
+            nonlocal answer
+            entry = authorize(principal, action, resource, self.clock.now())
+            decision = decide(view)
+            answer = decision.answer
+            return Write(tuple(decision.steps), (entry,)) if decision.steps else None
+
+        try:
+            await self.store.update(write)
+        except PermissionDenied:
+            self.note_refusal(principal, action, resource)
+            raise
+        return answer
+
 
 class _Attempt:
     """One request while it is being decided, possibly several times."""
