@@ -27,8 +27,6 @@ from cluster.system import Clock
 log = structlog.get_logger()
 
 _CALLER: Final = "strongroom.caller"
-_LOOK_AGAIN_S: Final = 60.0
-"""How long a jump of the calendar past a certificate's end may go unnoticed."""
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller | None:
@@ -53,13 +51,16 @@ class ConnectionRegistry:
     is thrown out.
     """
 
-    def __init__(self, trust_domain: str, clock: Clock) -> None:
+    def __init__(self, trust_domain: str, clock: Clock, look_again_s: float = 60.0) -> None:
+        """Take the cluster's trust domain; the calendar may jump unnoticed for `look_again_s`."""
         self._trust_domain = trust_domain
         self._clock = clock
+        self._look_again_s = look_again_s
         self._by_transport: dict[asyncio.BaseTransport, Connection] = {}
         self._by_fingerprint: defaultdict[str, set[Connection]] = defaultdict(set)
 
-    def __len__(self) -> int:
+    def total(self) -> int:
+        """Return how many authenticated connections are open."""
         return len(self._by_transport)
 
     def count(self, fingerprint: str) -> int:
@@ -123,7 +124,9 @@ class ConnectionRegistry:
             self._cut_all([watched], "expired")
             return
         loop = asyncio.get_running_loop()
-        watched.expiry = loop.call_later(min(left_s, _LOOK_AGAIN_S), self._watch_expiry, watched)
+        watched.expiry = loop.call_later(
+            min(left_s, self._look_again_s), self._watch_expiry, watched
+        )
 
 
 _TLS_ENDS = (ssl.SSLObject, ssl.SSLSocket)

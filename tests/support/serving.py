@@ -5,17 +5,21 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 import uvicorn
 
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
-from cluster.system import Clock, SystemClock
+from cluster.system import SystemClock
 from tests.support.authority import TRUST_DOMAIN
 
 T = TypeVar("T")
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
@@ -51,16 +55,16 @@ class Serving:
 
 @contextlib.contextmanager
 def serving(
-    application: Any,  # noqa: ANN401  # an ASGI callable; the framework's own type is looser still
+    application: Application,
     context: ssl.SSLContext | None,
     *,
     loop_factory: LoopFactory = asyncio.new_event_loop,
-    clock: Clock | None = None,
+    registry: ConnectionRegistry | None = None,
 ) -> Iterator[Serving]:
     """Serve `application` with peer certificates in its scope while the block lasts."""
     bound = socket.create_server(("127.0.0.1", 0))
     port = bound.getsockname()[1]
-    registry = ConnectionRegistry(TRUST_DOMAIN, clock or SystemClock())
+    registry = registry or ConnectionRegistry(TRUST_DOMAIN, SystemClock())
     http, websocket = peer_protocols(registry)
     factory: Any = (lambda _config, _default: context) if context is not None else None
     config = uvicorn.Config(
