@@ -1,8 +1,12 @@
-"""The command lines start fast: `--help` loads none of the heavy modules."""
+"""The command lines start fast: `--help` loads none of the heavy modules.
+
+The workload's verbs go further: they run under any Python 3.11, with nothing installed beside it.
+"""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +52,16 @@ def test_help_loads_nothing_heavy(module: str) -> None:
     loaded = modules_loaded_by_help(module)
     assert "argparse" in loaded, "the probe saw no command line"
     assert loaded & HEAVY == set()
+
+
+WORKLOAD_VERBS = ("main", "get", "ls", "exec", "doctor")
+
+
+@pytest.mark.parametrize("verb", WORKLOAD_VERBS)
+def test_workload_verb_needs_only_the_standard_library(root: Path, verb: str) -> None:
+    """-I and -S leave no site-packages: what is not in the standard library cannot be imported."""
+    source = f"import sys; sys.path.insert(0, {str(root)!r}); import agent.cli.{verb}"
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", source], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
