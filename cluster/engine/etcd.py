@@ -1,0 +1,373 @@
+"""The replicated engine: a co-located etcd member, reached over its unix socket.
+
+Owns resending, deadlines and the settling of outcomes; `etcd_transaction` translates. A call is
+tried again while its outcome is unknown, under the same request id, until its time is over. Time
+limits run on the event loop's clock; the injected clock counts the age of leases. Sources: etcd API
+guarantees, ADR 0002.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import grpc.aio
+
+from cluster.engine import etcd_pb2 as pb
+from cluster.engine.etcd_campaign import EtcdCampaigns
+from cluster.engine.etcd_channel import (
+    ALARM,
+    COMPACT,
+    DATA,
+    DEFRAGMENT,
+    MEMBER_LIST,
+    RANGE,
+    REQUEST,
+    STATUS,
+    TXN,
+    EtcdChannel,
+    Fate,
+    entry_of,
+    fate_of,
+)
+from cluster.engine.etcd_lease import RollingLease
+from cluster.engine.etcd_membership import EtcdMembership, engine_members
+from cluster.engine.etcd_terms import NewTerm, TermWatch
+from cluster.engine.etcd_transaction import cancellation, outcome, recorded, settled, transaction
+from cluster.engine.etcd_watch import watch
+from cluster.engine.limits import check_key, check_request_id, check_transaction, prefix_end
+from cluster.engine.seam import (
+    PAGE_SIZE,
+    Cancelled,
+    Committed,
+    Compare,
+    CompareFailed,
+    EngineStatus,
+    Entry,
+    Leadership,
+    Operation,
+    Outcome,
+    OutcomeUnknown,
+    Page,
+    WatchBatch,
+)
+from cluster.protocol.errors import (
+    ClusterError,
+    Compacted,
+    InvalidRequest,
+    NoQuorum,
+    StorageFull,
+    TransactionTooLarge,
+    Unavailable,
+)
+from cluster.system import Clock, Entropy
+
+GIVE_UP_S: Final = 10.0
+READ_GIVE_UP_S: Final = 5.0
+STATUS_S: Final = 2.0
+MAINTENANCE_S: Final = 120.0
+RETRY_S: Final = (0.02, 0.1)
+CHUNK_ENTRIES: Final = 100
+CHUNK_BYTES: Final = 4 << 20
+
+Result = TypeVar("Result")
+
+
+class EtcdEngine:
+    """An `Engine` over one member of an etcd cluster; `connect` makes it.
+
+    `membership` changes who belongs to the cluster. `recover_space` frees this member only: run it
+    on each manager that `status` names.
+    """
+
+    def __init__(
+        self,
+        channel: EtcdChannel,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        quota_bytes: int,
+        give_up_s: float,
+    ) -> None:
+        self._channel = channel
+        self._entropy = entropy
+        self._quota_bytes = quota_bytes
+        self._give_up_s = give_up_s
+        self._terms = TermWatch(channel)
+        self._lease = RollingLease(self._terms, clock)
+        self._campaigns = EtcdCampaigns(channel, clock)
+        self.membership = EtcdMembership(channel)
+
+    @classmethod
+    async def connect(
+        cls,
+        socket_path: Path,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        quota_bytes: int = 1 << 30,
+        give_up_s: float = GIVE_UP_S,
+    ) -> Self:
+        """Return an engine on a member's socket; the member need not run yet.
+
+        `give_up_s`: after how long a write that nobody answers for is OutcomeUnknown.
+        """
+        channel = EtcdChannel(socket_path)
+        return cls(channel, clock, entropy, quota_bytes=quota_bytes, give_up_s=give_up_s)
+
+    async def transact(
+        self, request_id: bytes, compares: Sequence[Compare], operations: Sequence[Operation]
+    ) -> Outcome:
+        """See `Engine.transact`."""
+        check_transaction(request_id, compares, operations)
+
+        def build(lease: int) -> pb.TxnRequest:
+            return transaction(request_id, compares, operations, lease)
+
+        reply = await self._settle(request_id, build)
+        match reply:
+            case pb.TxnResponse():
+                return outcome(reply)
+            case Cancelled():
+                return CompareFailed(())
+            case _:
+                return reply
+
+    async def cancel(self, request_id: bytes) -> Committed | Cancelled | OutcomeUnknown:
+        """See `Engine.cancel`."""
+        check_request_id(request_id)
+        reply = await self._settle(request_id, lambda lease: cancellation(request_id, lease))
+        return settled(reply) if isinstance(reply, pb.TxnResponse) else reply
+
+    async def _settle(
+        self, request_id: bytes, build: Callable[[int], pb.TxnRequest]
+    ) -> pb.TxnResponse | Committed | Cancelled | OutcomeUnknown:
+        """Send until there is a reply, a definite refusal, or no time left."""
+        attempts = _Attempts()
+        try:
+            async with asyncio.timeout(self._give_up_s):
+                while True:
+                    reply = await self._attempt(build, attempts)
+                    if reply is not None:
+                        return reply
+                    if attempts.met_full:
+                        return await self._settle_full(request_id, attempts)
+                    await self._pause()
+        except TimeoutError:
+            return OutcomeUnknown(attempts.reason)
+        except StorageFull:
+            raise
+        except Unavailable as unanswered:
+            return OutcomeUnknown(unanswered.message)
+
+    async def _attempt(
+        self, build: Callable[[int], pb.TxnRequest], attempts: "_Attempts"
+    ) -> pb.TxnResponse | None:
+        """Send once; None when there was no reply. Raises TransactionTooLarge."""
+        lease = 0
+        try:
+            lease = await self._lease.current()
+            return await self._terms.ask(TXN, build(lease))
+        except NewTerm:
+            attempts.note(Fate.UNKNOWN if lease else Fate.NOT_SENT, "the leader changed")
+        except grpc.aio.AioRpcError as error:
+            fate = fate_of(error)
+            if fate is Fate.REFUSED:
+                raise TransactionTooLarge(f"the engine refuses: {error.details()}") from None
+            if fate is Fate.LEASE_GONE:
+                self._lease.discard(lease)
+            if fate is Fate.UNKNOWN and not lease:
+                fate = Fate.NOT_SENT  # the lease failed; the transaction was not sent
+            attempts.note(fate, error.details() or error.code().name)
+        return None
+
+    async def _settle_full(
+        self, request_id: bytes, attempts: "_Attempts"
+    ) -> Committed | Cancelled | OutcomeUnknown:
+        """Settle "database space exceeded", which a transaction may meet after it was applied.
+
+        Raises StorageFull when the id has no record and no earlier attempt can bring one.
+        """
+        request = pb.RangeRequest(key=REQUEST + request_id)
+        reply = await self._retry(lambda: self._terms.ask(RANGE, request))
+        known = recorded(reply.kvs[0] if reply.kvs else None)
+        if known is not None:
+            return known
+        if attempts.may_land:
+            return OutcomeUnknown(
+                "the storage engine is full, and an earlier attempt may be applied"
+            )
+        raise StorageFull
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._entropy.uniform(*RETRY_S))
+
+    async def _retry(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Repeat a read until it is answered, or raise what it met."""
+        reached = True
+        try:
+            async with asyncio.timeout(READ_GIVE_UP_S):
+                while True:
+                    try:
+                        return await ask()
+                    except NewTerm:
+                        continue
+                    except grpc.aio.AioRpcError as error:
+                        fate = fate_of(error)
+                        if fate in {Fate.REFUSED, Fate.COMPACTED, Fate.FULL}:
+                            raise _refusal(error, fate) from None
+                        reached = fate is not Fate.NOT_SENT
+                    await self._pause()
+        except TimeoutError:
+            if reached:
+                raise NoQuorum from None
+            raise Unavailable("the storage engine does not run; see the manager's log") from None
+
+    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        return await self._retry(lambda: self._terms.ask(RANGE, request))
+
+    async def read(self, key: bytes, *, linearizable: bool = True) -> Entry | None:
+        """See `Engine.read`."""
+        check_key(key)
+        reply = await self._range(pb.RangeRequest(key=DATA + key, serializable=not linearizable))
+        return entry_of(reply.kvs[0]) if reply.kvs else None
+
+    async def list_page(
+        self,
+        prefix: bytes,
+        *,
+        after: bytes | None = None,
+        at_revision: int | None = None,
+        limit: int = PAGE_SIZE,
+        linearizable: bool = True,
+    ) -> Page:
+        """See `Engine.list_page`. A page ends early when its values grow large."""
+        start = DATA + (prefix if after is None else max(prefix, after + b"\0"))
+        revision, more, size = at_revision or 0, True, 0
+        entries: list[Entry] = []
+        while more and len(entries) < limit and size < CHUNK_BYTES:
+            request = pb.RangeRequest(
+                key=start,
+                range_end=prefix_end(DATA + prefix),
+                limit=min(limit - len(entries), CHUNK_ENTRIES),
+                revision=revision,
+                serializable=not linearizable,
+            )
+            try:
+                reply = await self._range(request)
+            except Compacted:
+                raise Compacted(revision + 1) from None
+            revision, more = revision or reply.header.revision, reply.more
+            entries += map(entry_of, reply.kvs)
+            size += sum(len(kv.value) for kv in reply.kvs)
+            if reply.kvs:
+                start = reply.kvs[-1].key + b"\0"
+        return Page(tuple(entries), revision, more)
+
+    async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
+        """See `Engine.watch`."""
+        if from_revision < 1:
+            raise InvalidRequest("a watch starts at revision 1 or later")
+        async for batch in watch(self._channel, DATA + prefix, from_revision):
+            yield batch
+
+    async def barrier(self) -> int:
+        """See `Engine.barrier`."""
+        reply = await self._range(pb.RangeRequest(key=DATA, keys_only=True))
+        return reply.header.revision
+
+    async def campaign(self, name: str, holder: str, ttl_s: float) -> Leadership:
+        """See `Engine.campaign`."""
+        check_key(name.encode())
+        return await self._campaigns.campaign(name.encode(), holder, ttl_s)
+
+    async def holders(self) -> dict[str, str]:
+        """See `Engine.holders`."""
+        reply = await self._range(self._campaigns.listing())
+        return {kv.key[1:].decode(): kv.value.decode() for kv in reply.kvs}
+
+    async def compact(self, revision: int) -> None:
+        """See `Engine.compact`. etcd drops removals at the very revision: keep one more."""
+        if revision > await self.barrier():
+            raise InvalidRequest("cannot compact at a revision that is not there yet")
+        if revision <= 1:
+            return
+        request = pb.CompactionRequest(revision=revision - 1)
+        try:
+            await self._retry(lambda: self._channel.ask(COMPACT, request, timeout_s=STATUS_S))
+        except Compacted:
+            return
+
+    async def recover_space(self) -> None:
+        """See `Engine.recover_space`. Stalls this member for about a second."""
+        head = await self.barrier()
+        compaction = pb.CompactionRequest(revision=head, physical=True)
+        try:
+            await self._channel.ask(COMPACT, compaction, timeout_s=MAINTENANCE_S)
+        except grpc.aio.AioRpcError as error:
+            if fate_of(error) is not Fate.COMPACTED:
+                raise Unavailable("history could not be compacted; retry") from None
+        try:
+            await self._channel.ask(DEFRAGMENT, pb.DefragmentRequest(), timeout_s=MAINTENANCE_S)
+            await self._disarm()
+        except grpc.aio.AioRpcError as error:
+            raise Unavailable(f"space could not be freed ({error.code().name}); retry") from None
+
+    async def _disarm(self) -> None:
+        """Clear the own member's alarm: another's stands until that member was defragmented."""
+        status = await self._channel.ask(STATUS, pb.StatusRequest(), timeout_s=STATUS_S)
+        request = pb.AlarmRequest(
+            action=pb.AlarmRequest.DEACTIVATE,
+            memberID=status.header.member_id,
+            alarm=pb.NOSPACE,
+        )
+        await self._channel.ask(ALARM, request, timeout_s=MAINTENANCE_S)
+
+    async def status(self) -> EngineStatus:
+        """See `Engine.status`."""
+        try:
+            own = await self._channel.ask(STATUS, pb.StatusRequest(), timeout_s=STATUS_S)
+            listing = pb.MemberListRequest()
+            known = await self._channel.ask(MEMBER_LIST, listing, timeout_s=STATUS_S)
+        except grpc.aio.AioRpcError:
+            raise Unavailable("the storage engine does not answer; see the manager's log") from None
+        names = {member.ID: member.name for member in known.members}
+        return EngineStatus(
+            kind="etcd",
+            version=own.version,
+            members=engine_members(known.members),
+            leader=names.get(own.leader, ""),
+            revision=own.header.revision,
+            size_bytes=own.dbSize,
+            quota_bytes=self._quota_bytes,
+            alarms=tuple(text.strip() for text in own.errors),
+        )
+
+    async def close(self) -> None:
+        """See `Engine.close`. Held duties end with their leases."""
+        self._campaigns.close()
+        self._terms.close()
+        await self._channel.close()
+
+
+class _Attempts:
+    """What is known of the attempts under one request id."""
+
+    def __init__(self) -> None:
+        self.may_land = False
+        self.met_full = False
+        self.reason = "the storage engine does not answer"
+
+    def note(self, fate: Fate, reason: str) -> None:
+        """Remember an attempt that brought no reply."""
+        self.may_land = self.may_land or fate is Fate.UNKNOWN
+        self.met_full = fate is Fate.FULL
+        self.reason = reason
+
+
+def _refusal(error: grpc.aio.AioRpcError, fate: Fate) -> ClusterError:
+    if fate is Fate.COMPACTED:
+        return Compacted(0)
+    if fate is Fate.FULL:
+        return StorageFull()
+    return InvalidRequest(f"the storage engine refuses: {error.details()}")
