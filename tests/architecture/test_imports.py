@@ -21,6 +21,12 @@ CRYPTOGRAPHY_USERS = {
     "cluster/pki/": "issues and checks certificates",
     "cluster/seal/": "seals and opens records",
 }
+CERTIFICATE_TYPES = (
+    "cryptography.hazmat.primitives.asymmetric.ec",
+    "cryptography.hazmat.primitives.serialization",
+    "cryptography.x509",
+)
+KEY_TYPES = {"EllipticCurvePrivateKey", "EllipticCurvePublicKey"}
 
 SHARED_WITH_THE_AGENT = ("cluster.pki", "cluster.protocol", "cluster.system")
 
@@ -46,14 +52,44 @@ def test_agent_shares_only_protocol_pki_and_system(modules: Modules) -> None:
 
 
 def test_cryptography_is_called_in_seal_and_pki_only(modules: Modules) -> None:
+    """Elsewhere certificates and keys may be held and encoded, as what seal and pki gave out."""
     strays = [
         f"{path}: {name}"
         for path, module in modules.items()
         if not path.startswith(tuple(CRYPTOGRAPHY_USERS))
+        for name in [*cryptography_imported(module), *curve_calls(module)]
+    ]
+    assert strays == [], "do this in cluster.seal or cluster.pki"
+
+
+def cryptography_imported(module: ast.Module) -> list[str]:
+    """Return what a module imports of cryptography beyond the types of certificates and keys."""
+    return [
+        name
         for name in imported_modules(module, for_types_too=False)
         if is_within(name, "cryptography")
+        and not any(is_within(name, allowed) for allowed in CERTIFICATE_TYPES)
     ]
-    assert strays == [], "call cryptography through cluster.seal or cluster.pki"
+
+
+def curve_calls(module: ast.Module) -> list[str]:
+    """Return the uses of `ec` that are more than a type."""
+    return [
+        ast.unparse(node)
+        for node in ast.walk(module)
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) == "ec"
+        and node.attr not in KEY_TYPES
+    ]
+
+
+def test_signing_is_seen() -> None:
+    module = ast.parse(
+        "from cryptography import x509\nfrom cryptography.exceptions import InvalidSignature\n"
+        "key: ec.EllipticCurvePublicKey\nkey.verify(signature, data, ec.ECDSA(SHA256()))\n"
+    )
+    assert cryptography_imported(module) == ["cryptography.exceptions.InvalidSignature"]
+    assert curve_calls(module) == ["ec.ECDSA"]
 
 
 def test_only_system_reads_time_and_randomness(modules: Modules) -> None:

@@ -8,8 +8,16 @@ Modules = Mapping[str, ast.Module]
 MAY_REVEAL = {
     # path: what it does with the plaintext
     "agent/generations.py": "writes the tmpfs file",
+    "agent/local_server.py": "answers the workload that proved which service it is",
+    "cluster/api/routes_agent.py": "answers the node that one of its tasks' secrets is issued to",
+    "cluster/cli/context_files.py": "writes the operator's key, 0600",
+    "cluster/cli/credentials.py": "reads and shows tokens and keys on the terminal or in a file",
     "cluster/control/secrets.py": "puts a new value into the record that the store seals",
     "cluster/dispatcher/sessions.py": "puts the value into the message to a node that may have it",
+    "cluster/engine_start.py": "signs the engine's certificate",
+    "cluster/joining.py": "opens what a joining manager was given, and keeps it in the seal file",
+    "cluster/manager_certificate.py": "hands the TLS key to the listener",
+    "cluster/membership.py": "seals the root key to a manager that joins",
     "cluster/pki/join_token.py": "writes the token for the operator, and its digest for the store",
     "cluster/seal/aead.py": "hands keys and plaintext to the cipher",
     "cluster/seal/keyring.py": "encodes the epoch keys before they are wrapped",
