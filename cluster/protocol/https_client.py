@@ -31,6 +31,10 @@ LINE_LIMIT = 1024 * 1024
 _READ_SIZE = 65_536
 _HEADER_LIMIT = 32 * 1024
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
+_REFUSED = (
+    "the manager does not accept this certificate (expired, revoked or of another cluster); "
+    "renew it or enrol again"
+)
 
 
 class Response:
@@ -133,9 +137,35 @@ def stream_lines(
     connection, host = connect_any(endpoints, context, trust_domain, wait)
     with connection:
         exchange = _Exchange(connection, wait, safe=method in _SAFE_METHODS)
-        exchange.send(method, path, [("host", host), *(headers or {}).items()], body)
-        status, answer_headers = exchange.read_head()
+        try:
+            exchange.send(method, path, [("host", host), *(headers or {}).items()], body)
+            status, answer_headers = exchange.read_head()
+        except ClusterError:
+            if exchange.ended_unheard and context and _is_refused(host, context, wait):
+                raise Unauthenticated(_REFUSED) from None
+            raise
         yield LineStream(status, answer_headers, exchange.chunks())
+
+
+def _is_refused(endpoint: str, context: ssl.SSLContext, wait: Deadline) -> bool:
+    """Return whether a second, harmless request is ended without a word as well.
+
+    In TLS 1.3 a server judges a client's certificate after the client has finished its part, and
+    asyncio drops the alert that says so. One such end may be a manager that died; two are a
+    refusal.
+    """
+    try:
+        connection, host = connect_any([endpoint], context, None, wait)
+    except ClusterError:
+        return False
+    with connection:
+        probe = _Exchange(connection, wait, safe=True)
+        try:
+            probe.send("HEAD", "/", [("host", host)], None)
+            probe.read_head()
+        except ClusterError:
+            return probe.ended_unheard
+    return False
 
 
 class _Exchange:
@@ -145,7 +175,14 @@ class _Exchange:
         self._socket = connection
         self._wait = wait
         self._safe = safe
+        self._heard = False
+        self._ended = False
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEADER_LIMIT)
+
+    @property
+    def ended_unheard(self) -> bool:
+        """Whether the server ended the connection before it said a word, even a TLS alert's."""
+        return self._ended and not self._heard
 
     def send(
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes | None
@@ -198,9 +235,12 @@ class _Exchange:
     def _receive(self) -> bytes:
         try:
             self._socket.settimeout(self._wait.left_s())
-            return self._socket.recv(_READ_SIZE)
+            data = self._socket.recv(_READ_SIZE)
         except OSError as error:
             raise self._lost(error) from None
+        self._heard |= bool(data)
+        self._ended |= not data
+        return data
 
     def _broken(self) -> ClusterError:
         return (
@@ -208,16 +248,8 @@ class _Exchange:
         )
 
     def _lost(self, error: OSError | None) -> ClusterError:
-        """Return what it means that the connection ended here.
-
-        In TLS 1.3 a server refuses a client's certificate after the client has finished, so the
-        alert arrives where the answer should; nothing was done then.
-        """
-        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-            return Unauthenticated(
-                f"the manager refuses this certificate ({(error.reason or '').lower()}); "
-                "renew it or enrol again"
-            )
+        """Return what it means that the connection ended here."""
+        self._ended |= error is not None and not isinstance(error, TimeoutError)
         if not self._safe:
             return OutcomeUnknown()
         if isinstance(error, TimeoutError):
