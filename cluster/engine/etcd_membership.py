@@ -62,7 +62,8 @@ class EtcdMembership:
         request = pb.MemberAddRequest(peerURLs=[url], isLearner=True)
         # a member of that address that was removed within the second has the same id
         passing = ("member not found",)
-        await self._insist(MEMBER_ADD, request, passing=passing, done=("Peer URLs already exists",))
+        done = ("Peer URLs already exists", "member ID already exist")
+        await self._insist(MEMBER_ADD, request, passing=passing, done=done)
         return await self.members()
 
     async def promote(self, member_id: int) -> tuple[EngineMember, ...]:

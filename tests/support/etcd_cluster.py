@@ -152,9 +152,11 @@ class RunningMember:
         assert self.member.pid is not None
         os.kill(self.member.pid, signal.SIGCONT)
 
-    async def stop(self) -> None:
-        """Stop both."""
+    async def end(self) -> None:
+        """Close the engine and kill the member, which stops slowly without a majority."""
         await self.engine.close()
+        if self.member.pid is not None:
+            os.kill(self.member.pid, signal.SIGKILL)
         await self.member.stop()
 
 
@@ -220,7 +222,7 @@ async def etcd_cluster(
             await wait_until_serving(member.engine)
         yield members
     finally:
-        await asyncio.gather(*(member.stop() for member in members))
+        await asyncio.gather(*(member.end() for member in members))
 
 
 async def leader_of(members: list[RunningMember]) -> RunningMember:
