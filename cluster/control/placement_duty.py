@@ -1,0 +1,271 @@
+"""The placement duty: one manager at a time places tasks, judges rollouts, sweeps, and beats.
+
+Level-triggered: each round looks at the whole view and writes what differs from what should be, so
+a round that was lost, or a conflict, costs nothing but the next round. Every write carries the
+guard of the campaign: a holder that was replaced cannot write. Source: DESIGN 6.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import timedelta
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from cluster.control.node_states import NodeStates
+from cluster.control.placement import Changes, place
+from cluster.control.policy import Action, Principal, Resource, authorize
+from cluster.control.rollouts import Facts, advanced
+from cluster.control.sweep import overdue
+from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
+from cluster.protocol.ids import ManagerId, SecretId, ServiceId, TaskId
+from cluster.store.records import (
+    CLUSTER_ID,
+    ClusterRecord,
+    Kind,
+    Outage,
+    TaskRecord,
+    TaskState,
+)
+from cluster.store.sealed_store import SealedStore
+from cluster.store.steps import Create, Remove, Replace, Require, Step, Write
+from cluster.store.view import Stored, View, ViewChange
+from cluster.system import Clock
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+DEBOUNCE_S: Final = 0.01
+"""Changes that come together are looked at together."""
+BACK_OFF_S: Final = 0.2
+LOOK_AGAIN_S: Final = 15.0
+BEAT: Final = timedelta(minutes=5)
+OUTAGE: Final = timedelta(minutes=15)
+"""A gap in the beat as long as this is an outage, in which nobody could renew a certificate."""
+OUTAGES_KEPT: Final = 32
+SWEEP: Final = timedelta(seconds=30)
+TASKS_PER_WRITE: Final = 30
+ROLLOUTS_PER_WRITE: Final = 8
+
+_PLACING: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.NODE_STATUS, Kind.TASK, Kind.MANAGER})
+_JUDGING: Final = _PLACING | {Kind.TASK_STATUS, Kind.ROLLOUT, Kind.SECRET}
+
+
+class PlacementDuty:
+    """The duty while this manager holds it; make a new one for each time of holding it."""
+
+    def __init__(
+        self,
+        store: SealedStore,
+        clock: Clock,
+        principal: Principal,
+        guarded: Callable[[Write], Write],
+        alive: Callable[[], Collection[ManagerId]],
+    ) -> None:
+        """Take the duty up.
+
+        `principal`: this manager; `guarded`: returns a write with the campaign's guard;
+        `alive`: the managers that answer now.
+        """
+        self._store = store
+        self._clock = clock
+        self._principal = principal
+        self._guarded = guarded
+        self._alive = alive
+        self._states = NodeStates(clock.monotonic_s())
+        self._changed = asyncio.Event()
+        self._settled: dict[str, int] = {}
+        """Service id -> the generation of which every task stands where it should."""
+        self._place_due = True
+        self._judge_due = True
+        self._next_beat_s = clock.monotonic_s()
+        self._next_sweep_s = clock.monotonic_s()
+
+    async def run(self) -> None:
+        """Hold the duty until cancelled. Raises Conflict when the campaign was lost."""
+        unsubscribe = self._store.view.subscribe(self._notice)
+        try:
+            while True:
+                await self._try_round()
+                await self._wait()
+        finally:
+            unsubscribe()
+
+    async def round(self) -> None:
+        """Look once at everything that is due, and write what differs."""
+        await self._beat()
+        if self._place_due or self._states.next_look_s(self._clock.monotonic_s()) is not None:
+            await self._place()
+        if self._judge_due:
+            await self._judge()
+        await self._sweep()
+
+    def look_again(self) -> None:
+        """Make the next round look at everything, whatever changed."""
+        self._place_due = self._judge_due = True
+        self._changed.set()
+
+    async def _try_round(self) -> None:
+        try:
+            await self.round()
+        except (StaleVersion, AlreadyExists, Unavailable) as error:
+            # Somebody wrote meanwhile, or the engine hesitates: the next round sees how it stands.
+            log.info("placement.again", code=error.code)
+            self.look_again()
+            await asyncio.sleep(BACK_OFF_S)
+
+    async def _wait(self) -> None:
+        look_s = self._states.next_look_s(self._clock.monotonic_s())
+        try:
+            async with asyncio.timeout(min(look_s or LOOK_AGAIN_S, LOOK_AGAIN_S)):
+                await self._changed.wait()
+        except TimeoutError:
+            # Managers come and go without a record: silence is looked at now and then.
+            self._place_due = True
+        await asyncio.sleep(DEBOUNCE_S)
+        self._changed.clear()
+
+    def _notice(self, change: ViewChange) -> None:
+        kinds = {changed.kind for changed in change.changed}
+        self._place_due |= not kinds.isdisjoint(_PLACING)
+        self._judge_due |= not kinds.isdisjoint(_JUDGING)
+        if self._place_due or self._judge_due:
+            self._changed.set()
+
+    async def _place(self) -> None:
+        self._place_due = False
+        view = self._store.view
+        services = {stored.record.id: stored for stored in view.services.values()}
+        changes = self._changes(view)
+        self._settled = {
+            service_id: stored.generation
+            for service_id, stored in services.items()
+            if service_id not in changes.unsettled
+        }
+        self._judge_due = True
+        for skipped in changes.skipped:
+            log.info("placement.waiting", service_id=skipped.service_id, reason=skipped.reason)
+        # Removals first: a node must not hold two services of one uid, not even for a moment.
+        await self._commit_tasks(changes.remove, _removal)
+        await self._commit_tasks(changes.create, _creation)
+
+    def _changes(self, view: View) -> Changes:
+        statuses = [stored.record for stored in view.node_statuses.values()]
+        return place(
+            services=[stored.record for stored in view.services.values()],
+            nodes=[stored.record for stored in view.nodes.values()],
+            states=self._states.judge(statuses, self._alive(), self._clock.monotonic_s()),
+            tasks=[stored.record for stored in view.tasks.values()],
+            now_s=self._now_s(),
+            shared_uids={status.id for status in statuses if status.mounts == "given"},
+        )
+
+    async def _commit_tasks(
+        self, tasks: Sequence[TaskRecord], steps_of: Callable[[View, TaskRecord], list[Step]]
+    ) -> None:
+        for piece in _pieces(tasks, TASKS_PER_WRITE):
+            view = self._store.view
+            steps = _distinct(step for task in piece for step in steps_of(view, task))
+            if steps:
+                word = "placed" if steps_of is _creation else "removed"
+                detail = " ".join(task.id for task in piece[:4])
+                await self._commit(steps, Action.PLACEMENT_CHANGE, f"{word} {len(piece)}: {detail}")
+
+    async def _judge(self) -> None:
+        self._judge_due = False
+        view = self._store.view
+        open_ones = [s for s in view.rollouts.values() if s.record.finished_at is None]
+        if not open_ones:
+            return
+        facts = self._facts(view)
+        now_s = self._now_s()
+        steps: list[Step] = []
+        for stored in open_ones:
+            after = advanced(stored.record, facts, now_s)
+            if after != stored.record:
+                steps.append(Replace(stored, after))
+        for piece in _pieces(steps, ROLLOUTS_PER_WRITE):
+            await self._commit(piece, Action.ROLLOUT_UPDATE)
+
+    def _facts(self, view: View) -> Facts:
+        services = view.services.values()
+        tasks = (stored.record for stored in view.tasks.values())
+        return Facts(
+            service={ServiceId(s.record.id): s.record for s in services},
+            secret={SecretId(s.record.id): s.record for s in view.secrets.values()},
+            running={TaskId(t.id): t for t in tasks if t.state is TaskState.RUNNING},
+            status={TaskId(s.record.id): s.record for s in view.task_statuses.values()},
+            settled=frozenset(
+                ServiceId(s.record.id)
+                for s in services
+                if self._settled.get(s.record.id) == s.generation
+            ),
+        )
+
+    async def _beat(self) -> None:
+        """Leave a sign of life; a long gap since the last one is recorded as an outage."""
+        stored = self._store.view.cluster.get(CLUSTER_ID)
+        if stored is None or self._clock.monotonic_s() < self._next_beat_s:
+            return
+        alive = _alive(stored, self._now_s())
+        await self._commit([Replace(stored, alive)], Action.CLUSTER_ALIVE)
+        self._next_beat_s = self._clock.monotonic_s() + BEAT.total_seconds()
+
+    async def _sweep(self) -> None:
+        if self._clock.monotonic_s() < self._next_sweep_s:
+            return
+        grace_s = self._store.cluster.return_grace_s
+        steps = overdue(self._store.view, self._now_s(), grace_s)
+        if steps:
+            await self._commit(steps, Action.RECORD_SWEEP)
+        self._next_sweep_s = self._clock.monotonic_s() + SWEEP.total_seconds()
+
+    async def _commit(self, steps: Sequence[Step], action: Action, detail: str = "") -> None:
+        resource = Resource(action.value.partition(".")[0])
+        entry = authorize(self._principal, action, resource, self._clock.now())
+        entry = msgspec.structs.replace(entry, detail=detail)
+        await self._store.commit(self._guarded(Write(tuple(steps), (entry,))))
+
+    def _now_s(self) -> float:
+        return self._clock.now().timestamp()
+
+
+def _alive(stored: Stored[ClusterRecord], now_s: float) -> ClusterRecord:
+    before = stored.record
+    outages = before.outages
+    if before.alive_at and now_s - before.alive_at >= OUTAGE.total_seconds():
+        outages = (*outages, Outage(before.alive_at, now_s))[-OUTAGES_KEPT:]
+    return msgspec.structs.replace(before, alive_at=now_s, outages=outages)
+
+
+def _creation(view: View, task: TaskRecord) -> list[Step]:
+    """Return the steps that place a task, if its service and node still stand as they were."""
+    service, node = view.services.get(task.service_id), view.nodes.get(task.node_id)
+    if service is None or node is None or view.tasks.get(task.id) is not None:
+        return []
+    return [Require(service), Require(node), Create(task)]
+
+
+def _removal(view: View, task: TaskRecord) -> list[Step]:
+    stored = view.tasks.get(task.id)
+    return [] if stored is None else [Remove(stored)]
+
+
+def _distinct(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps with each record required but once."""
+    required: set[tuple[Kind, str]] = set()
+    distinct: list[Step] = []
+    for step in steps:
+        if isinstance(step, Require):
+            key = (step.stored.record.kind, step.stored.record.id)
+            if key in required:
+                continue
+            required.add(key)
+        distinct.append(step)
+    return distinct
+
+
+def _pieces(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,0 +1,86 @@
+"""What has had its time: request ids, spent tokens, joins that were never completed, old rollouts.
+
+Pure: returns the steps, in pieces small enough for one transaction.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from cluster.control.rollouts import outdated
+from cluster.store.records import (
+    Kind,
+    ManagerState,
+    NodeRecord,
+    TaskStatusRecord,
+    name_id,
+)
+from cluster.store.steps import Remove, Replace, Step
+from cluster.store.view import Stored, View
+
+STEPS_PER_WRITE: Final = 60
+TOKEN_KEPT_S: Final = 3_600.0
+"""After its end a token is kept for as long as a repeated join may ask for its reply."""
+
+
+def overdue(view: View, now_s: float, return_grace_s: float) -> list[Step]:
+    """Return the steps that remove what is over at `now_s`, at most `STEPS_PER_WRITE`."""
+    return list(islice(_overdue(view, now_s, return_grace_s), STEPS_PER_WRITE))
+
+
+def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
+    yield from (Remove(s) for s in view.requests.values() if s.record.expires_at <= now_s)
+    for token in view.join_tokens.values():
+        if token.record.expires_at + TOKEN_KEPT_S <= now_s:
+            yield Remove(token)
+    yield from (Remove(stored) for stored in outdated(view.rollouts.values()))
+    yield from _joins(view, now_s)
+    yield from _evicted(view, now_s, return_grace_s)
+    yield from _statuses(view)
+
+
+def _joins(view: View, now_s: float) -> Iterator[Step]:
+    """Forget replies whose time is over, and managers that never came."""
+    for node in view.nodes.values():
+        if node.record.join is not None and node.record.join.expires_at <= now_s:
+            yield Replace(node, msgspec.structs.replace(node.record, join=None))
+    for operator in view.operators.values():
+        enrolment = operator.record.enrolment
+        if enrolment is not None and enrolment.expires_at <= now_s:
+            yield Replace(operator, msgspec.structs.replace(operator.record, enrolment=None))
+    for manager in view.managers.values():
+        pending = manager.record.pending
+        if pending is None or pending.expires_at > now_s:
+            continue
+        if manager.record.state is not ManagerState.PENDING:
+            yield Replace(manager, msgspec.structs.replace(manager.record, pending=None))
+            continue
+        yield Remove(manager)
+        claim = view.names.get(name_id(Kind.MANAGER, manager.record.name))
+        if claim is not None and claim.record.owner == manager.record.id:
+            yield Remove(claim)
+
+
+def _evicted(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
+    """Forget removed nodes that cannot come back any more to be told so."""
+    for node in view.nodes.values():
+        if _is_over(node, now_s, return_grace_s):
+            yield Remove(node)
+            status = view.node_statuses.get(node.record.id)
+            if status is not None:
+                yield Remove(status)
+
+
+def _is_over(node: Stored[NodeRecord], now_s: float, return_grace_s: float) -> bool:
+    revoked_at = node.record.revoked_at
+    if revoked_at is None:
+        return False
+    return max(node.record.not_after, revoked_at) + return_grace_s <= now_s
+
+
+def _statuses(view: View) -> Iterable[Step]:
+    """Forget what agents reported of tasks that are gone."""
+    statuses: tuple[Stored[TaskStatusRecord], ...] = view.task_statuses.values()
+    return (Remove(s) for s in statuses if view.tasks.get(s.record.id) is None)
