@@ -50,7 +50,7 @@ coverage: venv tools ## Run the tests of `make test` and show which branches the
 	@$(PY) -m coverage report
 
 .PHONY: test-wheel
-test-wheel: venv ## Build the wheel and run the unit tests against it, outside the checkout
+test-wheel: venv tools ## Build the wheel and run the unit tests against it, outside the checkout
 	@tools/keep_ownership.sh tools/test_wheel.sh "$(PYTHON)" $(ARGS)
 
 .PHONY: test-fresh
