@@ -107,7 +107,8 @@ class Presence:
         ours = {
             NodeId(stored.record.id)
             for stored in self.store.view.node_statuses.values()
-            if stored.record.manager_id == self.manager_id and stored.record.state is NodeState.READY
+            if stored.record.manager_id == self.manager_id
+            and stored.record.state is NodeState.READY
         }
         silent = ours - self._sessions.keys()
         for node_id in silent:
@@ -120,14 +121,22 @@ class Presence:
                 del self._gone_since[node_id]
 
 
-async def mark_down(store: SealedStore, node_id: NodeId, manager_id: ManagerId, clock: Clock) -> None:
+async def mark_down(
+    store: SealedStore, node_id: NodeId, manager_id: ManagerId, clock: Clock
+) -> None:
     """Record that a node is down, unless it reconnected somewhere meanwhile."""
 
     def decide(view: View) -> Write | None:
         stored = view.node_statuses.get(node_id)
-        if stored is None or stored.record.manager_id != manager_id or stored.record.state is not NodeState.READY:
+        if (
+            stored is None
+            or stored.record.manager_id != manager_id
+            or stored.record.state is not NodeState.READY
+        ):
             return None
-        down = msgspec.structs.replace(stored.record, state=NodeState.DOWN, since=clock.now().timestamp())
+        down = msgspec.structs.replace(
+            stored.record, state=NodeState.DOWN, since=clock.now().timestamp()
+        )
         return Write(steps=(Replace(stored, down),))
 
     await store.update(decide)
@@ -148,7 +157,9 @@ def _nodes_of(view: View, record: Record | None) -> Iterable[NodeId]:
             yield from (task.record.node_id for task in view.tasks_of_service(service_id))
         case SecretRecord(id=secret_id):
             for service in view.services_referring_to(secret_id):
-                yield from (task.record.node_id for task in view.tasks_of_service(service.record.id))
+                yield from (
+                    task.record.node_id for task in view.tasks_of_service(service.record.id)
+                )
         case Record(id=record_id) if record.kind is Kind.NODE:
             yield NodeId(record_id)
         case _:

@@ -114,7 +114,12 @@ class Receipts:
             await self.store.update(lambda view, r=result: self._status(view, node_id, r))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         for result in ack.services:
             if result.error and result.service_id in sent:
-                log.warning("agent.refused", node_id=node_id, service_id=result.service_id, error=result.error)
+                log.warning(
+                    "agent.refused",
+                    node_id=node_id,
+                    service_id=result.service_id,
+                    error=result.error,
+                )
 
     def _status(self, view: View, node_id: NodeId, result: ServiceResult) -> Write | None:
         task = view.tasks.get(task_id(ServiceId(result.service_id), node_id))
@@ -183,8 +188,12 @@ def _unissued(
 ) -> list[tuple[SecretId, VersionNumber]]:
     """Return the versions of an assignment without an open receipt. A dropped one counts as none: what comes back is issued anew."""
     service_id = ServiceId(assignment.service_id)
-    keys = sorted({(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files})
-    return [key for key in keys if not _open(view.receipts.get(receipt_id(*key, node_id, service_id)))]
+    keys = sorted(
+        {(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files}
+    )
+    return [
+        key for key in keys if not _open(view.receipts.get(receipt_id(*key, node_id, service_id)))
+    ]
 
 
 def _open(stored: Stored[ReceiptRecord] | None) -> bool:

@@ -138,7 +138,9 @@ class AgentSession:
                 for task in {reader, pusher} - done:
                     task.cancel()
         except* (SessionExpired, Evicted) as group_error:
-            log.info("session.ended", session_id=self.session_id, reason=str(group_error.exceptions[0]))
+            log.info(
+                "session.ended", session_id=self.session_id, reason=str(group_error.exceptions[0])
+            )
         finally:
             self.parts.presence.closed(self)
 
@@ -148,7 +150,10 @@ class AgentSession:
             raise PermissionDenied("a session starts with a hello")
         if wire.FORMAT not in hello.formats:
             await self.link.send(
-                wire.Refusal("invalid_request", f"this manager speaks format {wire.FORMAT}; upgrade the agent")
+                wire.Refusal(
+                    "invalid_request",
+                    f"this manager speaks format {wire.FORMAT}; upgrade the agent",
+                )
             )
             raise SessionExpired
         await self._catch_up_with(hello.highest)
@@ -174,7 +179,10 @@ class AgentSession:
     async def _catch_up_with(self, highest: wire.RevisionPair | None) -> None:
         """Do not serve an agent from a state older than one it has seen."""
         incarnation = self.parts.store.incarnation
-        if highest is not None and (highest.counter, highest.unique) == (incarnation.counter, incarnation.unique):
+        if highest is not None and (highest.counter, highest.unique) == (
+            incarnation.counter,
+            incarnation.unique,
+        ):
             await self.parts.store.view.wait_for(highest.number, CATCH_UP_TIMEOUT_S)
 
     # --- reader ---------------------------------------------------------------------------------------------------
@@ -198,7 +206,9 @@ class AgentSession:
     async def _acked(self, ack: wire.Ack) -> None:
         self._wiped.set()
         for result in ack.services:
-            self._held.update(key for key in result.mounted if self._was_sent(result.service_id, key))
+            self._held.update(
+                key for key in result.mounted if self._was_sent(result.service_id, key)
+            )
         await self.parts.receipts.acknowledge(self.node_id, ack, self._sent)
 
     def _was_sent(self, service_id: str, key: wire.VersionKey) -> bool:
@@ -235,7 +245,9 @@ class AgentSession:
                 raise
             except (Unavailable, StaleVersion, PermissionDenied) as error:
                 # The record cannot be written now, so nothing is issued; the agent keeps what it has.
-                log.warning("session.delivery_postponed", session_id=self.session_id, code=error.code)
+                log.warning(
+                    "session.delivery_postponed", session_id=self.session_id, code=error.code
+                )
                 await asyncio.sleep(RETRY_S)
                 self.wake()
 
@@ -265,7 +277,10 @@ class AgentSession:
             return False
         revision = self._pair(max(number, self.parts.store.view.revision))
         needed = {key for assignment in assignments for key in versions_of(assignment)} - self._held
-        values = [self._open_value(key) for key in sorted(needed, key=lambda key: (key.secret_id, key.version))]
+        values = [
+            self._open_value(key)
+            for key in sorted(needed, key=lambda key: (key.secret_id, key.version))
+        ]
         manifest = self._manifest(plan.changed, plan.removed, desired, revision)
         self._sent, self._base, self._snapshot_due = desired, revision, False
         for chunk in _chunks(values):

@@ -294,5 +294,23 @@ class AuditChainBroken(IntegrityError):
     default_message = "the audit chain does not verify"
 
 
+class InternalFailure(ClusterError):
+    """The manager met something it has no answer for; its log names the place."""
+
+    code = "internal"
+    default_message = "the manager failed; its log names the place"
+
+
 class InvariantViolation(RuntimeError):
     """Our own state is impossible: a bug. The process ends."""
+
+
+def error_of(code: str, message: str) -> ClusterError:
+    """Return the error that an answer's `code` names; an unknown code reads as one that may be retried elsewhere."""
+    pending: list[type[ClusterError]] = [ClusterError]
+    while pending:
+        kind = pending.pop()
+        if kind.__dict__.get("code") == code and kind is not Compacted:
+            return kind(message)
+        pending.extend(kind.__subclasses__())
+    return Unavailable(message)

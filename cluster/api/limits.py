@@ -1,0 +1,128 @@
+"""Limits before any work: body sizes, request rates, concurrency.
+
+Pure ASGI, so that a refused request costs microseconds. What it refuses it does not read. It knows callers only as opaque keys:
+a certificate's fingerprint, or an address where there is none.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cluster.api.peer import caller_of
+from cluster.protocol.errors import ClusterError, PayloadTooLarge, TooManyRequests
+from cluster.system import Clock
+
+CALLERS_REMEMBERED: Final = 10_000
+"""The table of buckets is bounded: a flood of addresses forgets the oldest, not the limit of memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A token bucket's shape."""
+
+    per_s: float
+    burst: float
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+@dataclass(slots=True)
+class RateLimiter:
+    """One token bucket per key, in a table of bounded size."""
+
+    rate: Rate
+    clock: Clock
+    _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict)
+
+    def allow(self, key: str) -> bool:
+        """Take one token for `key`; False if there is none."""
+        now = self.clock.monotonic_s()
+        bucket = self._buckets.pop(key, None) or _Bucket(self.rate.burst, now)
+        bucket.tokens = min(self.rate.burst, bucket.tokens + (now - bucket.at) * self.rate.per_s)
+        bucket.at = now
+        self._buckets[key] = bucket
+        if len(self._buckets) > CALLERS_REMEMBERED:
+            self._buckets.popitem(last=False)
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True
+
+
+@dataclass(slots=True)
+class Limits:
+    """ASGI middleware: rate per caller, concurrent requests over all, bytes per body."""
+
+    app: ASGIApp
+    limiter: RateLimiter
+    concurrency: int
+    body_bytes: Callable[[str], int]
+    """Path -> the largest body it takes."""
+    _running: int = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self.body_bytes(scope["path"])
+        if not self.limiter.allow(_key(scope)) or self._running >= self.concurrency:
+            await _refuse(send, TooManyRequests())
+        elif _declared_length(scope) > limit:
+            await _refuse(send, PayloadTooLarge())
+        else:
+            self._running += 1
+            try:
+                await self.app(scope, _Counted(receive, limit), send)
+            finally:
+                self._running -= 1
+
+
+@dataclass(slots=True)
+class _Counted:
+    """`receive` that stops a body that grows past its limit (chunked bodies declare no length)."""
+
+    receive: Receive
+    limit: int
+    _seen: int = 0
+
+    async def __call__(self) -> Message:
+        message = await self.receive()
+        self._seen += len(message.get("body", b""))
+        if self._seen > self.limit:
+            raise PayloadTooLarge
+        return message
+
+
+def _key(scope: Scope) -> str:
+    caller = caller_of(scope)
+    if caller is not None:
+        return caller.fingerprint
+    client = scope.get("client")
+    return client[0] if client else "local"
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else 1 << 62
+    return 0
+
+
+async def _refuse(send: Send, error: ClusterError) -> None:
+    body = msgspec.json.encode({"code": error.code, "message": error.message})
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

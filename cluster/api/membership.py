@@ -1,0 +1,39 @@
+"""The port through which the API reaches the engine's membership; `cluster.membership` implements it."""
+
+from typing import Protocol
+
+import msgspec
+
+from cluster.control.policy import Principal
+
+
+class ManagerJoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A manager asks to join; the reply's secrets are sealed to `hpke_key`."""
+
+    token: str
+    csr: bytes
+    hpke_key: bytes
+    unlock_verifier: bytes
+    name: str
+    api_address: str
+    join_address: str
+    peer_address: str
+
+    def __repr__(self) -> str:
+        return f"ManagerJoinRequest(name={self.name!r})"
+
+
+class Membership(Protocol):
+    """Managers on their way in."""
+
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+        """Return the reply to a joining manager; the same one as long as its join is pending."""
+        ...
+
+    async def add_learner(self, principal: Principal) -> dict[str, object]:
+        """Add the caller's engine member as a learner and return `initial_cluster`."""
+        ...
+
+    async def promote(self, principal: Principal) -> dict[str, object]:
+        """Make the caller's member a voter and its record active."""
+        ...

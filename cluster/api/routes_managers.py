@@ -1,0 +1,24 @@
+"""What a joining manager calls with its new certificate: become a learner, become a voter."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from cluster.api.edge import Edge
+from cluster.api.membership import Membership
+
+
+def routes(edge: Edge, membership: Membership) -> APIRouter:
+    """Return the routes for joining managers."""
+    router = APIRouter(prefix="/v1/managers", tags=["cluster"])
+
+    @router.post("/learner")
+    async def add_learner(request: Request) -> Response:
+        """Add the calling manager's engine member as a learner."""
+        return edge.answer(await membership.add_learner(await edge.principal(request)))
+
+    @router.post("/promote")
+    async def promote(request: Request) -> Response:
+        """Make the calling manager's member a voter, if it has caught up, and the manager active."""
+        return edge.answer(await membership.promote(await edge.principal(request)))
+
+    return router

@@ -1,0 +1,79 @@
+"""`/v1/secrets`: metadata out, values in. No route here can answer with a value."""
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from cluster.api.edge import Edge, decoded, labels_of
+from cluster.control.secrets import Secrets
+from cluster.protocol.secret_bytes import SecretBytes
+
+OCTETS = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+"""A value travels as the raw body: binary safe, and never a str that Python would keep around."""
+
+
+class LabelChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Labels to set and label keys to remove."""
+
+    add: dict[str, str] = {}
+    remove: tuple[str, ...] = ()
+
+
+def routes(edge: Edge, secrets: Secrets) -> APIRouter:
+    """Return the routes on secrets."""
+    router = APIRouter(prefix="/v1/secrets", tags=["secrets"])
+
+    @router.post("", status_code=201, openapi_extra=OCTETS)
+    async def create_secret(
+        request: Request, name: Annotated[str, Query()], label: Annotated[list[str], Query()] = []
+    ) -> Response:  # noqa: B006  # FastAPI copies defaults
+        """Create a secret; the body is its first version's value, the labels are `label=KEY=VALUE`."""
+        context = await edge.context(request)
+        value = SecretBytes(await request.body())
+        answer = await secrets.create(context, name, labels_of(label), value)
+        return edge.answer(answer.body, answer.status)
+
+    @router.get("")
+    async def list_secrets(
+        request: Request, label: Annotated[list[str], Query()] = [], prefix: str = ""
+    ) -> Response:  # noqa: B006  # FastAPI copies defaults
+        """List secrets: metadata only."""
+        principal = await edge.principal(request)
+        return edge.answer(
+            {"secrets": secrets.list(principal, labels=labels_of(label), prefix=prefix)}
+        )
+
+    @router.get("/{name}")
+    async def inspect_secret(request: Request, name: str) -> Response:
+        """Show a secret's metadata, its versions and who refers to it."""
+        return edge.answer(secrets.inspect(await edge.principal(request), name))
+
+    @router.post("/{name}/versions", status_code=201, openapi_extra=OCTETS)
+    async def rotate_secret(request: Request, name: str) -> Response:
+        """Add a version, make it primary, and start the rollout that brings it to every node."""
+        context = await edge.context(request)
+        answer = await secrets.rotate(context, name, SecretBytes(await request.body()))
+        return edge.answer(answer.body, answer.status)
+
+    @router.patch("/{name}/labels")
+    async def label_secret(request: Request, name: str) -> Response:
+        """Set and remove labels."""
+        context = await edge.context(request)
+        change = await decoded(request, LabelChange)
+        answer = await secrets.set_labels(context, name, change.add, change.remove)
+        return edge.answer(answer.body, answer.status)
+
+    @router.delete("/{name}")
+    async def remove_secret(request: Request, name: str) -> Response:
+        """Remove a secret that nothing refers to."""
+        answer = await secrets.remove(await edge.context(request), name)
+        return edge.answer(answer.body, answer.status)
+
+    return router

@@ -1,0 +1,151 @@
+"""A manager's configuration: one frozen value, from a TOML file and overridden by flags.
+
+Nothing else in the package reads a configuration file, and nothing reads the environment. Reference:
+docs/reference/config.md.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Final
+
+from cluster.protocol.errors import InvalidRequest
+from cluster.protocol.ids import check_name
+
+DEFAULT_DATA_DIR: Final = Path("/var/lib/strongroom")
+DEFAULT_RUN_DIR: Final = Path("/run/strongroom")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str, default_port: int) -> "Address":
+        """Return the address in `HOST[:PORT]`; an IPv6 host stands in brackets."""
+        host, port = text, str(default_port)
+        if text.startswith("["):
+            host, _, rest = text[1:].partition("]")
+            port = rest.removeprefix(":") or port
+        elif text.count(":") == 1:
+            host, port = text.split(":")
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+            raise InvalidRequest("an address reads HOST or HOST:PORT")
+        return cls(host, int(port))
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a manager is told from outside."""
+
+    name: str
+    """Its name, and its engine member's."""
+    advertise: str
+    """The host by which agents, operators and other managers reach it."""
+    data_dir: Path = DEFAULT_DATA_DIR
+    """The seal file and the engine's data; mode 0700."""
+    run_dir: Path = DEFAULT_RUN_DIR
+    """Sockets; mode 0700."""
+    api_listen: Address = Address("0.0.0.0", 7443)  # noqa: S104  # managers serve a network; a certificate is required
+    join_listen: Address = Address("0.0.0.0", 7444)  # noqa: S104  # managers serve a network; limited before any work
+    peer_listen: Address = Address("0.0.0.0", 7445)  # noqa: S104  # etcd peers, under the engine's own CA
+    etcd: Path | None = None
+    """The etcd binary; by default the one on PATH."""
+    unlock_key_file: Path | None = None
+    """A provider file that unlocks by itself: convenient, weak, and named so by `status`."""
+    log_format: str = "json"
+    """"json" or "text"."""
+
+    @property
+    def api_address(self) -> str:
+        """The address others use for the session and the API."""
+        return str(Address(self.advertise, self.api_listen.port))
+
+    @property
+    def join_address(self) -> str:
+        """The address others use to join."""
+        return str(Address(self.advertise, self.join_listen.port))
+
+    @property
+    def peer_address(self) -> str:
+        """The address other managers' engine members use."""
+        return str(Address(self.advertise, self.peer_listen.port))
+
+    @property
+    def seal_file(self) -> Path:
+        """The manager's local seal file."""
+        return self.data_dir / "seal"
+
+    @property
+    def engine_dir(self) -> Path:
+        """The engine's data."""
+        return self.data_dir / "engine"
+
+    @property
+    def admin_socket(self) -> Path:
+        """The unix socket for local root."""
+        return self.run_dir / "admin.sock"
+
+
+_PORTS: Final = {"api_listen": 7443, "join_listen": 7444, "peer_listen": 7445}
+_PATHS: Final = frozenset({"data_dir", "run_dir", "etcd", "unlock_key_file"})
+_NAMES: Final = frozenset(field.name for field in fields(Config))
+
+
+def host_names(host: str) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:
+    """Return a host as (DNS names, IP addresses), the way certificates tell them apart."""
+    try:
+        return (), (ip_address(host),)
+    except ValueError:
+        return (host,), ()
+
+
+def load(path: Path | None, overrides: Mapping[str, str | None]) -> Config:
+    """Return the configuration in a TOML file, with flags over it.
+
+    Raises InvalidRequest that names the setting; unknown settings are refused, because a misspelt one would be ignored.
+    """
+    settings: dict[str, str] = {}
+    if path is not None:
+        settings |= _read(path)
+    settings |= {key: value for key, value in overrides.items() if value is not None}
+    unknown = sorted(settings.keys() - _NAMES)
+    if unknown:
+        raise InvalidRequest(f"unknown setting {unknown[0]}; see docs/reference/config.md")
+    missing = sorted({"name", "advertise"} - settings.keys())
+    if missing:
+        raise InvalidRequest(f"set {' and '.join(missing)} (flags or configuration file)")
+    return Config(**{key: _parsed(key, value) for key, value in settings.items()})  # type: ignore[arg-type]  # _parsed maps by field
+
+
+def _read(path: Path) -> dict[str, str]:
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InvalidRequest(f"the configuration file cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        raise InvalidRequest("the configuration file is not TOML") from None
+    for key, value in content.items():
+        if not isinstance(value, str):
+            raise InvalidRequest(f"setting {key} takes a string")
+    return content
+
+
+def _parsed(key: str, value: str) -> object:
+    if key in _PORTS:
+        return Address.parse(value, _PORTS[key])
+    if key in _PATHS:
+        return Path(value)
+    if key == "name":
+        return check_name(value)
+    if key == "log_format" and value not in {"json", "text"}:
+        raise InvalidRequest("log_format is json or text")
+    return value

@@ -1,0 +1,104 @@
+"""Duties that one manager at a time performs: placement, and finding out which nodes went down with their manager.
+
+Whoever holds the duty puts its guard into every write, so a holder that was replaced (paused, partitioned) cannot write. Everyone also
+keeps a sign of life as a campaign of its own: its disappearance is how the others learn that a manager died.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from cluster.control.placement_duty import PlacementDuty
+from cluster.dispatcher.presence import mark_down
+from cluster.engine.seam import Engine, Leadership
+from cluster.protocol.errors import ClusterError, IntegrityError
+from cluster.protocol.ids import ManagerId, NodeId
+from cluster.store.records import NodeState
+from cluster.store.sealed_store import SealedStore
+from cluster.system import Clock
+
+log = structlog.get_logger(__name__)
+
+DUTY_TTL_S: Final = 5.0
+ALIVE_PREFIX: Final = "manager/"
+ORPHAN_AFTER_S: Final = 15.0
+"""How long the nodes of a dead manager may take to come back elsewhere before they count as down."""
+LOOK_S: Final = 2.0
+RETRY_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Duties:
+    """The duties of one manager."""
+
+    engine: Engine
+    store: SealedStore
+    placement: PlacementDuty
+    clock: Clock
+    manager_id: ManagerId
+    _orphaned_since: dict[NodeId, float] = field(default_factory=dict)
+
+    async def stay_alive(self) -> None:
+        """Hold this manager's sign of life for ever."""
+        while True:
+            try:
+                leadership = await self.engine.campaign(
+                    f"{ALIVE_PREFIX}{self.manager_id}", self.manager_id, DUTY_TTL_S
+                )
+                await leadership.lost()
+            except ClusterError as error:
+                log.warning("duty.alive_lost", code=error.code)
+            await asyncio.sleep(RETRY_S)
+
+    async def run(self) -> None:
+        """Take the duties whenever they are free, and perform them until they are lost."""
+        while True:
+            try:
+                leadership = await self.engine.campaign("placement", self.manager_id, DUTY_TTL_S)
+                await self._hold(leadership)
+            except IntegrityError:
+                raise
+            except ClusterError as error:
+                log.warning("duty.lost", code=error.code)
+            await asyncio.sleep(RETRY_S)
+
+    async def _hold(self, leadership: Leadership) -> None:
+        log.info("duty.taken", duty="placement", manager_id=self.manager_id)
+        self._orphaned_since.clear()
+        tasks = (
+            asyncio.create_task(self.placement.run(leadership.guard), name="placement"),
+            asyncio.create_task(self._watch_orphans(), name="orphans"),
+            asyncio.create_task(leadership.lost(), name="duty"),
+        )
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _watch_orphans(self) -> None:
+        """Mark nodes down whose manager is gone and that came back nowhere."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            holders = await self.engine.holders()
+            alive = {
+                name.removeprefix(ALIVE_PREFIX) for name in holders if name.startswith(ALIVE_PREFIX)
+            }
+            now = self.clock.monotonic_s()
+            orphans = {
+                NodeId(stored.record.id): stored.record.manager_id
+                for stored in self.store.view.node_statuses.values()
+                if stored.record.state is NodeState.READY and stored.record.manager_id not in alive
+            }
+            for node_id in list(self._orphaned_since):
+                if node_id not in orphans:
+                    del self._orphaned_since[node_id]
+            for node_id, manager_id in orphans.items():
+                since = self._orphaned_since.setdefault(node_id, now)
+                if now - since >= ORPHAN_AFTER_S:
+                    await mark_down(self.store, node_id, manager_id, self.clock)

@@ -1,0 +1,132 @@
+"""Starting the storage engine a manager was founded or joined with.
+
+The engine certificate is minted at every start into a memfd that only the member inherits: etcd cannot read an encrypted key, and
+the key never has a path on a disk. It is signed by the engine CA, which no agent and no service belongs to.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cluster.config import Address, Config
+from cluster.engine.etcd import EtcdEngine
+from cluster.engine.etcd_member import (
+    ClusterState,
+    EtcdMember,
+    MemberSettings,
+    check_version,
+    find_etcd,
+)
+from cluster.engine.seam import Engine
+from cluster.engine.sqlite import SqliteEngine
+from cluster.pki.ca import Authority, issue_engine_certificate
+from cluster.seal.unlock import SealFileContents
+from cluster.system import Clock, Entropy
+
+EngineKind = Literal["sqlite", "etcd"]
+SQLITE_FILE: Final = "store.db"
+MEMBER_DIR: Final = "member"
+PROBE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """An engine that answers, and the member behind it if it is etcd."""
+
+    engine: Engine
+    etcd: EtcdEngine | None = None
+    member: EtcdMember | None = None
+    fds: tuple[int, ...] = ()
+
+    async def reachable(self) -> tuple[int, int]:
+        """Return how many voters' peer listeners answer, and how many voters there are."""
+        voters = [m for m in (await self.engine.status()).members if not m.is_learner]
+        answers = await asyncio.gather(*(_answers(member.peer_address) for member in voters))
+        return sum(answers), len(voters)
+
+    async def stop(self) -> None:
+        """Close the engine and end its member."""
+        await self.engine.close()
+        if self.member is not None:
+            await self.member.stop()
+        for fd in self.fds:
+            os.close(fd)
+
+
+async def _answers(peer_address: str) -> bool:
+    address = Address.parse(peer_address, 0)
+    try:
+        async with asyncio.timeout(PROBE_S):
+            _, writer = await asyncio.open_connection(address.host, address.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def has_engine_data(config: Config) -> bool:
+    """Return whether an engine left data here."""
+    return config.engine_dir.exists() and any(config.engine_dir.iterdir())
+
+
+def engine_kind(config: Config) -> EngineKind:
+    """Return the kind of engine whose data lie here."""
+    return "sqlite" if (config.engine_dir / SQLITE_FILE).exists() else "etcd"
+
+
+async def start_engine(
+    config: Config,
+    kind: EngineKind,
+    contents: SealFileContents,
+    clock: Clock,
+    entropy: Entropy,
+    *,
+    initial_cluster: dict[str, str] | None = None,
+    state: ClusterState = "new",
+) -> StartedEngine:
+    """Start the engine and return it; it may not have a quorum yet.
+
+    `initial_cluster`: member name -> host:port, for a first start; existing data overrule it.
+    """
+    config.engine_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if kind == "sqlite":
+        return StartedEngine(await SqliteEngine.open(config.engine_dir / SQLITE_FILE, clock))
+    program = find_etcd(config.etcd)
+    await check_version(program)
+    authority = Authority.from_der(contents.engine_ca_certificate, contents.engine_ca_key.reveal())
+    certificate, key = issue_engine_certificate(authority, contents.manager_id, [config.advertise])
+    identity_fd = _in_memory("engine-identity", certificate + key)
+    authority_fd = _in_memory("engine-ca", authority.certificate.public_bytes(Encoding.PEM))
+    member = EtcdMember(
+        MemberSettings(
+            name=config.name,
+            program=program.resolve(),
+            data_dir=config.engine_dir.resolve() / MEMBER_DIR,
+            run_dir=config.run_dir.resolve() / "engine",
+            peer_listen=str(config.peer_listen),
+            peer_advertise=config.peer_address,
+            cluster_token=contents.cluster_id,
+            peer_pem=_path_of(identity_fd),
+            peer_ca_pem=_path_of(authority_fd),
+            inherit=(identity_fd, authority_fd),
+        )
+    )
+    await member.start(initial_cluster or {config.name: config.peer_address}, state)
+    etcd = await EtcdEngine.connect(member.settings.socket_path, clock, entropy)
+    return StartedEngine(etcd, etcd, member, (identity_fd, authority_fd))
+
+
+def _in_memory(name: str, content: bytes) -> int:
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(content)
+    return fd
+
+
+def _path_of(fd: int) -> Path:
+    """Return the path under which the child opens a file it inherited: each opening starts at its beginning."""
+    return Path(f"/proc/self/fd/{fd}")

@@ -1,0 +1,207 @@
+"""The joining side of a manager's way in.
+
+The keys a joiner makes are stored before it asks, in a seal file that holds nothing else yet, so that a repeated ask is made under the
+same keys and gets the same reply. What comes back is proven by the token's digest of the root.
+"""
+
+import base64
+import json
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cluster.config import Config
+from cluster.membership import JOIN_PURPOSE, JoinSecrets
+from cluster.pki.csr import key_from_pem, key_to_pem, make_csr, new_key
+from cluster.pki.join_token import JoinToken
+from cluster.pki.tls import client_context, unverified_context
+from cluster.pki.trust_bundle import TrustBundle
+from cluster.protocol.errors import PermissionDenied, Unavailable, error_of
+from cluster.protocol.https_client import Response, request
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.aead import hpke_keypair, hpke_open
+from cluster.seal.unlock import (
+    SealFileContents,
+    SealKey,
+    UnlockKey,
+    create_seal_file,
+    open_seal_file,
+    rewrite_seal_file,
+    unlock_verifier,
+)
+from cluster.system import Entropy
+
+ASK_TIMEOUT_S: Final = 30.0
+HTTP_ERROR: Final = 400
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    """The keys of a join that is under way."""
+
+    hpke_private: bytes
+    hpke_public: bytes
+
+    def __repr__(self) -> str:
+        return "_Pending(<redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A joiner that was let in and is not part of the engine yet."""
+
+    contents: SealFileContents
+    seal_key: SealKey
+    bundle: TrustBundle
+    managers: tuple[str, ...]
+    """host:port of the API listeners of the managers that are in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """Asks to be let in. Blocking: run it in a thread."""
+
+    config: Config
+    entropy: Entropy
+
+    def ask(
+        self, token: JoinToken, unlock_key: UnlockKey, join_addresses: tuple[str, ...]
+    ) -> Admitted:
+        """Return what the cluster gave this manager; safe to repeat until the join has expired."""
+        contents, seal_key, pending = self._keys(unlock_key)
+        bundle = fetch_bundle(token, join_addresses)
+        key = key_from_pem(contents.tls_key.reveal())
+        reply = _json(
+            request(
+                join_addresses,
+                "POST",
+                "/v1/join-manager",
+                body=json.dumps(
+                    {
+                        "token": token.format(),
+                        "csr": _text(make_csr(key)),
+                        "hpke_key": _text(pending.hpke_public),
+                        "unlock_verifier": _text(unlock_verifier(unlock_key)),
+                        "name": self.config.name,
+                        "api_address": self.config.api_address,
+                        "join_address": self.config.join_address,
+                        "peer_address": self.config.peer_address,
+                    }
+                ).encode(),
+                headers={"content-type": "application/json"},
+                context=client_context(bundle.control),
+                trust_domain=None,
+                timeout_s=ASK_TIMEOUT_S,
+            )
+        )
+        manager_id = str(reply["manager_id"])
+        opened = hpke_open(
+            SecretBytes(pending.hpke_private),
+            JOIN_PURPOSE,
+            manager_id.encode(),
+            base64.b64decode(str(reply["sealed"])),
+        )
+        secrets = msgspec.msgpack.decode(opened.reveal(), type=JoinSecrets)
+        chain = b"".join(
+            x509.load_der_x509_certificate(base64.b64decode(der)).public_bytes(Encoding.PEM)
+            for der in reply["certificate_chain"]
+        )
+        complete = SealFileContents(
+            root_key=SecretBytes(secrets.root_key),
+            engine_ca_certificate=secrets.engine_ca_certificate,
+            engine_ca_key=SecretBytes(secrets.engine_ca_key),
+            tls_certificate_chain=chain,
+            tls_key=contents.tls_key,
+            manager_id=manager_id,
+            trust_domain=str(reply["trust_domain"]),
+            cluster_id=secrets.cluster_id,
+            pending=contents.pending,
+        )
+        rewrite_seal_file(self.config.seal_file, seal_key, complete, self.entropy)
+        return Admitted(complete, seal_key, bundle, tuple(reply["managers"]))
+
+    def call(self, admitted: Admitted, path: str) -> dict[str, object]:
+        """Call a manager with the joiner's new certificate."""
+        contents = admitted.contents
+        context = client_context(
+            admitted.bundle.control, contents.tls_certificate_chain, contents.tls_key.reveal()
+        )
+        return _json(
+            request(
+                admitted.managers,
+                "POST",
+                path,
+                body=b"",
+                headers={},
+                context=context,
+                trust_domain=contents.trust_domain,
+                timeout_s=ASK_TIMEOUT_S,
+            )
+        )
+
+    def complete(self, admitted: Admitted) -> SealFileContents:
+        """Drop the keys of the join from the seal file; the manager is one of them now."""
+        contents = replace(admitted.contents, pending=SecretBytes(b""))
+        rewrite_seal_file(self.config.seal_file, admitted.seal_key, contents, self.entropy)
+        return contents
+
+    def _keys(self, unlock_key: UnlockKey) -> tuple[SealFileContents, SealKey, _Pending]:
+        if self.config.seal_file.exists():
+            contents, seal_key = open_seal_file(self.config.seal_file, unlock_key)
+            if not contents.pending:
+                raise PermissionDenied("this manager belongs to a cluster already")
+            return (
+                contents,
+                seal_key,
+                msgspec.msgpack.decode(contents.pending.reveal(), type=_Pending),
+            )
+        pair = hpke_keypair()
+        pending = _Pending(pair.private_key.reveal(), pair.public_key)
+        contents = SealFileContents(
+            root_key=SecretBytes(b""),
+            engine_ca_certificate=b"",
+            engine_ca_key=SecretBytes(b""),
+            tls_certificate_chain=b"",
+            tls_key=SecretBytes(key_to_pem(new_key())),
+            manager_id="",
+            trust_domain="",
+            cluster_id="",
+            pending=SecretBytes(msgspec.msgpack.encode(pending)),
+        )
+        seal_key = create_seal_file(self.config.seal_file, unlock_key, contents, self.entropy)
+        return contents, seal_key, pending
+
+
+def fetch_bundle(token: JoinToken, join_addresses: tuple[str, ...]) -> TrustBundle:
+    """Return the trust bundle of the cluster a token names; whoever answered, the token's digest proves it."""
+    reply = _json(
+        request(
+            join_addresses,
+            "GET",
+            "/v1/ca",
+            body=None,
+            headers={},
+            context=unverified_context(),
+            trust_domain=None,
+            timeout_s=ASK_TIMEOUT_S,
+        )
+    )
+    bundle = TrustBundle.from_dict(reply)
+    bundle.verify(token.root_digest)
+    return bundle
+
+
+def _json(response: Response) -> dict[str, object]:
+    try:
+        content = dict(json.loads(response.body))
+    except (ValueError, TypeError):
+        raise Unavailable("the manager's answer is not JSON; is this a join address?") from None
+    if response.status >= HTTP_ERROR:
+        raise error_of(str(content.get("code")), str(content.get("message")))
+    return content
+
+
+def _text(value: bytes) -> str:
+    return base64.b64encode(value).decode()

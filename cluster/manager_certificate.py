@@ -1,0 +1,102 @@
+"""The manager's own TLS certificate: fresh before it serves, renewed while it runs, swapped without a restart.
+
+A manager holds the control authority's key, so it can issue its own, whatever became of the old one while it was switched off. The
+record comes first: the new serial is committed before the certificate is used.
+"""
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from cluster.config import Config
+from cluster.control.issuing import trust_bundle
+from cluster.control.managers import Managers
+from cluster.pki.csr import key_to_pem, make_csr, new_key
+from cluster.pki.renewal import renew_at
+from cluster.pki.tls import LiveContext, client_context, server_context
+from cluster.protocol.errors import ClusterError
+from cluster.protocol.ids import ManagerId
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.unlock import SealFileContents, SealKey, rewrite_seal_file
+from cluster.store.sealed_store import SealedStore
+from cluster.system import Clock, Entropy
+
+log = structlog.get_logger(__name__)
+
+LOOK_S: Final = 30.0
+RETRY_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class ManagerCertificate:
+    """Keeps this manager's certificate valid and the listeners' contexts current."""
+
+    config: Config
+    contents: SealFileContents
+    seal_key: SealKey
+    store: SealedStore
+    managers: Managers
+    clock: Clock
+    entropy: Entropy
+    api_context: LiveContext = field(init=False)
+    """Requires a client certificate of the control authorities."""
+    join_context: LiveContext = field(init=False)
+    _renew_at: datetime = field(default=datetime.min.replace(tzinfo=UTC))
+    _trusted: tuple[bytes, ...] = ()
+
+    async def ensure_fresh(self) -> None:
+        """Renew the certificate if its time has come, and build the contexts to serve with."""
+        self._plan()
+        if self.clock.now() >= self._renew_at:
+            await self._renew()
+        chain, key = self.contents.tls_certificate_chain, self.contents.tls_key.reveal()
+        self._trusted = trust_bundle(self.store.view).control
+        self.api_context = LiveContext(server_context(chain, key, self._trusted))
+        self.join_context = LiveContext(server_context(chain, key, None))
+
+    async def run(self) -> None:
+        """Renew whenever it is due, and follow changes of the trust bundle."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                due = self.clock.now() >= self._renew_at
+                if due:
+                    await self._renew()
+                if due or self._trusted != trust_bundle(self.store.view).control:
+                    self._swap()
+            except ClusterError as error:
+                log.warning("certificate.renewal_postponed", code=error.code)
+                await asyncio.sleep(RETRY_S)
+
+    def _plan(self) -> None:
+        leaf = x509.load_pem_x509_certificates(self.contents.tls_certificate_chain)[0]
+        draw = self.entropy.uniform(0.0, 1.0)
+        self._renew_at = renew_at(leaf.not_valid_before_utc, leaf.not_valid_after_utc, draw)
+
+    async def _renew(self) -> None:
+        key = new_key()
+        chain = await self.managers.renew(ManagerId(self.contents.manager_id), make_csr(key))
+        pem = b"".join(
+            x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain
+        )
+        self.contents = replace(
+            self.contents, tls_certificate_chain=pem, tls_key=SecretBytes(key_to_pem(key))
+        )
+        await asyncio.to_thread(
+            rewrite_seal_file, self.config.seal_file, self.seal_key, self.contents, self.entropy
+        )
+        self._plan()
+        log.info("certificate.renewed", manager_id=self.contents.manager_id)
+
+    def _swap(self) -> None:
+        chain, key = self.contents.tls_certificate_chain, self.contents.tls_key.reveal()
+        self._trusted = trust_bundle(self.store.view).control
+        rehearsal = client_context(self._trusted, chain, key)
+        trust_domain = self.contents.trust_domain
+        self.api_context.reload(server_context(chain, key, self._trusted), rehearsal, trust_domain)
+        self.join_context.reload(server_context(chain, key, None), rehearsal, trust_domain)

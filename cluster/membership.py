@@ -1,0 +1,144 @@
+"""Managers on their way in: admission, learner, voter.
+
+Every step may be repeated: a joiner that lost an answer asks again. One join runs at a time (etcd takes one learner), under a duty that
+all managers share. A joining manager gets the root key and the engine CA's key by HPKE, to a key it made and stored before it
+asked, and for its pending join only.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from cluster.api.membership import ManagerJoinRequest
+from cluster.control.enrolment import Enrolment
+from cluster.control.policy import Principal, Role
+from cluster.engine.etcd import EtcdEngine
+from cluster.pki.join_token import JoinToken
+from cluster.protocol.errors import Conflict, PermissionDenied, WrongEngine
+from cluster.protocol.ids import ManagerId
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.aead import hpke_seal
+from cluster.seal.unlock import SealFileContents
+from cluster.store.records import ManagerRecord
+from cluster.store.sealed_store import SealedStore
+
+log = structlog.get_logger(__name__)
+
+JOIN_PURPOSE = "strongroom manager join 1"
+JOIN_TTL_S = 60.0
+"""How long the right to change the membership outlives a manager that held it."""
+
+
+class JoinSecrets(msgspec.Struct, frozen=True, array_like=True):
+    """What a joining manager receives, sealed to its key."""
+
+    root_key: bytes
+    engine_ca_certificate: bytes
+    engine_ca_key: bytes
+    cluster_id: str
+
+    def __repr__(self) -> str:
+        return "JoinSecrets(<redacted>)"
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdMembership:
+    """Admits managers on etcd."""
+
+    store: SealedStore
+    enrolment: Enrolment
+    engine: EtcdEngine
+    contents: SealFileContents
+
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+        """Return the reply to a joining manager; the same one as long as its join is pending."""
+        token = JoinToken.parse(SecretBytes(asked.token.encode()))
+
+        def sealed(manager_id: str) -> bytes:
+            secrets = JoinSecrets(
+                self.contents.root_key.reveal(),
+                self.contents.engine_ca_certificate,
+                self.contents.engine_ca_key.reveal(),
+                self.contents.cluster_id,
+            )
+            return hpke_seal(
+                asked.hpke_key,
+                JOIN_PURPOSE,
+                manager_id.encode(),
+                SecretBytes(msgspec.msgpack.encode(secrets)),
+            )
+
+        return await self.enrolment.join_manager(token, asked, address, sealed)
+
+    async def add_learner(self, principal: Principal) -> dict[str, object]:
+        """Add the caller's member as a learner and return the members as `initial_cluster`."""
+        joiner = self._joiner(principal)
+        leadership = await self.engine.campaign("membership", self.contents.manager_id, JOIN_TTL_S)
+        try:
+            for member in await self.engine.members():
+                if member.is_learner and member.peer_address != joiner.peer_address:
+                    log.warning("engine.stale_learner_removed", name=member.name)
+                    await self.engine.remove_member(member.member_id)
+            members = await self.engine.members()
+            if all(member.peer_address != joiner.peer_address for member in members):
+                members = await self.engine.add_learner(f"https://{joiner.peer_address}")
+        finally:
+            await leadership.resign()
+        names = self._names()
+        return {
+            "initial_cluster": {
+                names.get(member.peer_address, member.name): member.peer_address
+                for member in members
+            }
+        }
+
+    async def promote(self, principal: Principal) -> dict[str, object]:
+        """Make the caller's member a voter and its record active; once more does no harm."""
+        joiner = self._joiner(principal)
+        for member in await self.engine.members():
+            if member.peer_address == joiner.peer_address:
+                if member.is_learner:
+                    await self.engine.promote(member.member_id)
+                await self.enrolment.activate_manager(ManagerId(joiner.id))
+                return {"state": "active"}
+        raise Conflict("this manager's member is not in the engine; run `strongroom join` again")
+
+    def _joiner(self, principal: Principal) -> ManagerRecord:
+        if principal.identity is None or principal.role not in {Role.JOINING_MANAGER, Role.MANAGER}:
+            raise PermissionDenied
+        stored = self.store.view.managers.get(principal.identity.subject)
+        if stored is None:
+            raise PermissionDenied
+        return stored.record
+
+    def _names(self) -> dict[str, str]:
+        """Return peer address -> name; etcd knows the name of a member only once it has started."""
+        return {
+            stored.record.peer_address: stored.record.name
+            for stored in self.store.view.managers.values()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class NoMembership:
+    """SQLite is one manager's engine."""
+
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+        """Refuse."""
+        raise _sqlite_alone()
+
+    async def add_learner(self, principal: Principal) -> dict[str, object]:
+        """Refuse."""
+        raise _sqlite_alone()
+
+    async def promote(self, principal: Principal) -> dict[str, object]:
+        """Refuse."""
+        raise _sqlite_alone()
+
+
+def _sqlite_alone() -> WrongEngine:
+    return WrongEngine(
+        "this cluster runs on SQLite, which takes one manager; several managers need a cluster "
+        "founded with `strongroom init --engine etcd`"
+    )

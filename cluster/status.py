@@ -1,0 +1,167 @@
+"""What `strongroom status` says: managers, leader, engine, lock state, agents, and everything unhealthy or weak with its reason.
+
+Reads and judges; changes nothing.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cluster.config import Config
+from cluster.control.moments import moment
+from cluster.control.policy import Action, Principal, Resource
+from cluster.control.requests import JSON, Requests
+from cluster.dispatcher.presence import Presence
+from cluster.duties import ALIVE_PREFIX
+from cluster.engine.seam import EngineStatus
+from cluster.engine_start import StartedEngine
+from cluster.protocol.errors import ClusterError
+from cluster.store.records import ManagerRecord, ManagerState, NodeState
+from cluster.store.sealed_store import SealedStore
+
+QUOTA_WARNING: Final = 0.75
+
+
+@dataclass(slots=True)
+class ClusterStatus:
+    """Answers for one manager, from its view and its engine."""
+
+    config: Config
+    store: SealedStore
+    started: StartedEngine
+    requests: Requests
+    presence: Presence
+
+    async def read(self, principal: Principal) -> dict[str, JSON]:
+        """Return the whole status, for an operator."""
+        self.requests.check(principal, Action.STATUS_READ, Resource("cluster"))
+        return await self.summary()
+
+    async def summary(self) -> dict[str, JSON]:
+        """Return the whole status; the caller has been authorised (or is local root)."""
+        engine = await self.started.engine.status()
+        alive = await self._alive()
+        managers = [self._manager(record, engine, alive) for record in self._records()]
+        cluster = self.store.cluster
+        nodes = self._nodes()
+        return {
+            "cluster_id": cluster.cluster_id,
+            "trust_domain": cluster.trust_domain,
+            "manager": self.config.name,
+            "lock": "unlocked",
+            "leader": engine.leader,
+            "managers": managers,
+            "engine": {
+                "kind": engine.kind,
+                "version": engine.version,
+                "size_bytes": engine.size_bytes,
+                "quota_bytes": engine.quota_bytes,
+                "alarms": list(engine.alarms),
+            },
+            "key_epoch": self.store.keyring.current,
+            "nodes": nodes,
+            "secrets": len(self.store.view.secrets),
+            "services": len(self.store.view.services),
+            "sessions_here": self.presence.connected(),
+            "findings": list(self._findings(engine, alive, nodes)),
+        }
+
+    async def managers(self, principal: Principal) -> list[dict[str, JSON]]:
+        """Return every manager."""
+        self.requests.check(principal, Action.MANAGER_LIST, Resource("manager"))
+        engine = await self.started.engine.status()
+        alive = await self._alive()
+        return [self._manager(record, engine, alive) for record in self._records()]
+
+    def _records(self) -> list[ManagerRecord]:
+        records = [stored.record for stored in self.store.view.managers.values()]
+        return sorted(
+            (r for r in records if r.state is not ManagerState.REMOVED),
+            key=lambda record: record.name,
+        )
+
+    async def _alive(self) -> frozenset[str]:
+        try:
+            holders = await self.started.engine.holders()
+        except ClusterError:
+            return frozenset({self.presence.manager_id})
+        return frozenset(
+            name.removeprefix(ALIVE_PREFIX) for name in holders if name.startswith(ALIVE_PREFIX)
+        )
+
+    def _manager(
+        self, record: ManagerRecord, engine: EngineStatus, alive: frozenset[str]
+    ) -> dict[str, JSON]:
+        if record.state is ManagerState.PENDING:
+            state = "joining"
+        else:
+            state = "ready" if record.id in alive else "down or locked"
+        return {
+            "id": record.id,
+            "name": record.name,
+            "state": state,
+            "leader": engine.leader == record.name or engine.kind == "sqlite",
+            "api_address": record.api_address,
+            "join_address": record.join_address,
+            "joined_at": moment(record.joined_at),
+        }
+
+    def _nodes(self) -> dict[str, JSON]:
+        counts = dict.fromkeys((state.value for state in NodeState), 0)
+        for stored in self.store.view.nodes.values():
+            if stored.record.revoked_at is None:
+                status = self.store.view.node_statuses.get(stored.record.id)
+                counts[(status.record.state if status else NodeState.UNKNOWN).value] += 1
+        return dict(counts)
+
+    def _findings(
+        self, engine: EngineStatus, alive: frozenset[str], nodes: dict[str, JSON]
+    ) -> Iterable[dict[str, JSON]]:
+        """Yield what is unhealthy or weak, and why."""
+        active = [r for r in self._records() if r.state is ManagerState.ACTIVE]
+        for record in active:
+            if record.id not in alive:
+                yield _unhealthy(
+                    f"manager {record.name} is down or locked; start it, then run `strongroom unlock` on it"
+                )
+        if len(active) == 2:
+            yield _weak("two managers tolerate no failure; add a third, or remove one")
+        elif len(active) == 1:
+            yield _weak(
+                "one manager tolerates no failure; a cluster for production has three or five"
+            )
+        for alarm in engine.alarms:
+            yield _unhealthy(f"the engine raised {alarm}; see docs/how-to/engine-full.md")
+        if engine.quota_bytes and engine.size_bytes > QUOTA_WARNING * engine.quota_bytes:
+            yield _weak("the engine's data fill more than three quarters of its quota")
+        if self.config.unlock_key_file is not None:
+            yield _weak(
+                f"{self.config.name} unlocks by itself with a provider file; whoever reads that file opens its seal file"
+            )
+        for fault in self.store.view.faults:
+            yield _unhealthy(
+                f"stored data of kind {fault.kind} failed its integrity check; see docs/how-to/integrity.md"
+            )
+        if nodes[NodeState.DOWN.value]:
+            yield _unhealthy(
+                f"{nodes[NodeState.DOWN.value]} nodes are down; see `strongroom node ls`"
+            )
+        yield from self._weak_nodes()
+
+    def _weak_nodes(self) -> Iterable[dict[str, JSON]]:
+        for stored in self.store.view.node_statuses.values():
+            node = self.store.view.nodes.get(stored.record.id)
+            if node is None or node.record.revoked_at is not None:
+                continue
+            if stored.record.strength == "weak":
+                yield _weak(
+                    f"node {node.record.name} mounts on tmpfs it could only prove weak; run `strongroom-agent doctor` there"
+                )
+
+
+def _weak(why: str) -> dict[str, JSON]:
+    return {"level": "weak", "why": why}
+
+
+def _unhealthy(why: str) -> dict[str, JSON]:
+    return {"level": "unhealthy", "why": why}
