@@ -97,7 +97,11 @@ def _arrange_mounts(launch: Launch) -> None:
         raise ValueError(f"{launch.mount_path} is not a tmpfs; is the service mounted?")
     runtime = _private_copy(launch.workload_socket.parent)
     covered = {launch.mount_path.parent, launch.workload_socket.parent.parent, *launch.hidden}
-    for directory in sorted({path.resolve() for path in covered}):
+    directories = sorted({path.resolve() for path in covered})
+    if {Path("/"), Path("/run")} & set(directories):
+        raise ValueError("services lie directly in / or /run; give the agent its own directory")
+    _take_mounts_away(directories)
+    for directory in directories:
         _cover(directory)
     _place(secrets, SECRETS_DIRECTORY)
     _place(runtime, RUNTIME_DIRECTORY)
@@ -118,9 +122,14 @@ def _private_copy(path: Path) -> int:
     return copy
 
 
+def _take_mounts_away(directories: Sequence[Path]) -> None:
+    """Unmount other services' mounts from this view, so that not even mountinfo names them."""
+    for entry in reversed(linux.mount_table()):
+        if any(Path(entry.mount_point).is_relative_to(directory) for directory in directories):
+            linux.unmount(entry.mount_point, linux.MNT_DETACH)
+
+
 def _cover(directory: Path) -> None:
-    if directory in (Path("/"), Path("/run")):
-        raise ValueError(f"services lie directly in {directory}; give the agent its own directory")
     if not directory.is_dir():
         return
     options: dict[str, str | None] = {"size": "4k", "nr_inodes": "2", "mode": "0555"}

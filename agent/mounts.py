@@ -92,7 +92,9 @@ class ServiceMount:
         AlreadyExists when something is mounted there: adopt it.
         """
         check_service_name(service)
-        root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not root.exists():
+            root.mkdir(parents=True)
+            root.chmod(0o711)  # whatever the umask: services pass through it by name
         path = root / service
         path.mkdir(mode=0o500, exist_ok=True)
         if os.path.ismount(path):
@@ -173,7 +175,12 @@ class ServiceMount:
         if self.kind is MountKind.KERNEL:
             os.fchmod(self._directory, mode)
         if self._detached is not None:
-            self._attach()
+            try:
+                self._attach()
+            except BaseException:
+                # Half attached is no state to go on from: the detached memory goes with us.
+                self.close()
+                raise
         log.info("mount.published", service=self.service, files=len(plain))
 
     def sweep(self, now_s: float) -> int:
@@ -199,7 +206,8 @@ class ServiceMount:
         finally:
             if self.kind is MountKind.KERNEL and self._is_attached():
                 linux.unmount(str(self.path), linux.MNT_DETACH)
-                self.path.rmdir()
+                with suppress(OSError):
+                    self.path.rmdir()
             self.close()
         log.info("mount.revoked", service=self.service)
 

@@ -72,7 +72,7 @@ class WorkloadServer:
         path = self.socket_path(service)
         if service in self._servers:
             return path
-        self._directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _make_passable(self._directory)
         path.parent.mkdir(exist_ok=True)
         os.chown(path.parent, -1, gid)
         path.parent.chmod(0o750)
@@ -133,7 +133,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen. Raises AlreadyExists when another agent uses the run directory."""
-        self.path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+        _make_passable(self.path.parent)
         await self._server.start()
 
     async def close(self) -> None:
@@ -151,6 +151,13 @@ class ControlServer:
                 return _as_json(dict(self._status()))
             case _:
                 raise MalformedMessage("operations are status, and service with a name")
+
+
+def _make_passable(directory: Path) -> None:
+    """Make a directory that services pass through by name but cannot list, whatever the umask."""
+    if not directory.exists():
+        directory.mkdir(parents=True)
+        directory.chmod(0o711)
 
 
 def _as_json(value: object) -> SecretBytes:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from agent.cli.exit_codes import FAILED
+from agent.cli.exit_codes import FAILED, fail
 
 VERBS = {
     "run": ("agent.cli.run", "run the agent"),
@@ -50,12 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
         )
         if name == chosen:
-            verb = cast("Verb", importlib.import_module(module))
+            verb = _load(module)
             verb.add_arguments(subparser)
     arguments = parser.parse_args(words)
     if verb is None:
         return FAILED
     return verb.run(arguments)
+
+
+def _load(module: str) -> Verb:
+    try:
+        return cast("Verb", importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        sys.exit(fail("this build has no such command; install the package `strongroom`"))
 
 
 if __name__ == "__main__":

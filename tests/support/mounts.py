@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,15 @@ def require_mounting() -> None:
     """Skip (in CI: fail) where this process may not mount."""
     if not linux.has_capability(linux.CAP_SYS_ADMIN):
         pytest.skip("needs CAP_SYS_ADMIN to mount a tmpfs")
+
+
+@contextmanager
+def reachable_directory() -> Iterator[Path]:
+    """Yield a directory that every uid can enter (pytest's own are closed to all but root)."""
+    with tempfile.TemporaryDirectory(prefix="strongroom-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)
+        yield directory
 
 
 @contextmanager

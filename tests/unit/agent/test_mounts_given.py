@@ -17,6 +17,7 @@ from tests.support.mounts import (
     MEMORY_ONLY,
     mount_filesystem,
     mounts_taken_away,
+    reachable_directory,
     run_in_private_mounts,
 )
 
@@ -25,8 +26,8 @@ OWNED = f"{MEMORY_ONLY},mode=2750,gid={GID}"
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Iterator[Path]:
-    with mounts_taken_away(tmp_path / "volumes") as directory:
+def root() -> Iterator[Path]:
+    with reachable_directory() as parent, mounts_taken_away(parent / "volumes") as directory:
         yield directory
 
 
@@ -173,9 +174,6 @@ def test_an_agent_without_capabilities_serves_a_volume(root: Path) -> None:
     """Uid 10000, no capability, outside the group: the setgid directory gives files their group."""
     options = f"{MEMORY_ONLY},mode=2750,uid=10000,gid={GID}"
     path = mount_filesystem(root / "red", "tmpfs", options)
-    for directory in [root, *root.parents]:
-        if directory.stat().st_uid == os.geteuid() and not directory.stat().st_mode & 0o001:
-            directory.chmod(directory.stat().st_mode | 0o001)
     child = os.fork()
     if child == 0:
         os._exit(_publish_without_privileges(path))

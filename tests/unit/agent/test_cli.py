@@ -1,0 +1,117 @@
+"""The command line of a node: raw values, stable exit codes, no dependency."""
+
+import json
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.cli import zipapp
+from agent.cli.main import VERBS, main
+from tests.support.mounts import (
+    MEMORY_ONLY,
+    mount_filesystem,
+    mounts_taken_away,
+    reachable_directory,
+)
+from tests.support.node import PYTHON, Done, Node, finished, running_node, start_agent_command
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running_node(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def archive() -> Iterator[Path]:
+    """Build the stdlib-only command where every uid can read it."""
+    with reachable_directory() as directory:
+        target = directory / "strongroom-agent"
+        zipapp.build(target)
+        yield target
+
+
+async def run(*arguments: str) -> Done:
+    return await finished(await start_agent_command(*arguments))
+
+
+async def test_get_and_ls_run_inside_a_service(node: Node, archive: Path) -> None:
+    """As red, from the archive, with the system's Python: the value raw, names in a table."""
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "get", "db")
+    assert (done.code, done.stdout, done.stderr) == (0, "red-value", "")
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "get", "-n", "db")
+    assert done.stdout == "red-value\n"
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "ls")
+    assert done.stdout == "NAME  TARGET\ndb    db\n"
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "ls", "-q")
+    assert done.stdout == "db\n"
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "ls", "--format", "json")
+    assert json.loads(done.stdout) == [{"name": "db", "target": "db"}]
+
+
+async def test_get_of_what_is_not_ours_exits_3(node: Node, archive: Path) -> None:
+    """Not there and not yours read the same, and nothing goes to standard output."""
+    done = await node.run_exec("red", PYTHON, "-I", str(archive), "get", "other")
+    assert (done.code, done.stdout) == (3, "")
+    assert done.stderr == "strongroom-agent: not permitted\n"
+
+
+async def test_get_of_another_services_socket_exits_3(node: Node) -> None:
+    """Root reaches the socket, but is not the service."""
+    socket = str(node.workload.socket_path("red"))
+    done = await run("get", "db", "--socket", socket)
+    assert (done.code, done.stdout) == (3, "")
+
+
+async def test_failures_say_what_to_do(tmp_path: Path) -> None:
+    """No socket: exit 1 and a hint."""
+    done = await run("get", "db", "--socket", str(tmp_path / "none.sock"))
+    assert done.code == 1
+    assert "is this a service of the node? see --socket" in done.stderr
+
+
+def test_archive_brings_doctor_but_not_the_agent(archive: Path) -> None:
+    """`doctor` runs anywhere; `run` says where it is to be had."""
+    command = [PYTHON, "-I", str(archive)]
+    doctor = subprocess.run([*command, "doctor"], capture_output=True, text=True, check=False)
+    assert doctor.returncode in (0, 1)
+    assert all(
+        line.split()[0] in ("secure", "weak", "insecure") for line in doctor.stdout.splitlines()
+    )
+    assert len(doctor.stdout.splitlines()) == 9
+    agent = subprocess.run([*command, "run"], capture_output=True, text=True, check=False)
+    assert agent.returncode == 1
+    assert "install the package" in agent.stderr
+
+
+async def test_doctor_proves_given_volumes(tmp_path: Path) -> None:
+    """A good volume adds secure findings; a directory on disk makes the whole insecure."""
+    with mounts_taken_away(tmp_path / "volumes") as root:
+        good = mount_filesystem(root / "red", "tmpfs", f"{MEMORY_ONLY},mode=2750")
+        done = await run("doctor", "--format", "json", "--volume", str(good))
+        findings = {row["name"]: row["strength"] for row in json.loads(done.stdout)}
+        assert done.code == 0
+        assert findings[f"{good} swap"] == "secure"
+        done = await run("doctor", "--volume", str(tmp_path))
+        assert done.code == 1
+        assert "insecure" in done.stdout
+
+
+def test_usage_errors_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """As every argparse command."""
+    for words in ([], ["nonsense"], ["get"], ["exec", "--service", "red", "--timeout", "x", "t"]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_lists_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    """And imports none of them."""
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    listed = capsys.readouterr().out
+    assert all(f"    {verb} " in listed for verb in VERBS)
