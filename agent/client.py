@@ -119,10 +119,10 @@ class Links:
 
     async def close_all(self) -> None:
         """Close every link and give up those being opened."""
-        for task in list(self._tasks):
-            task.cancel()
         for link in list(self._links):
             await self.close(link)
+        for task in list(self._tasks):
+            task.cancel()
 
     def end_expired(self) -> None:
         """Cut the links whose certificate is over; the managers do so too."""

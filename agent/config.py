@@ -27,6 +27,8 @@ class AgentConfig:
     mounts: MountKind = MountKind.KERNEL
     given_root: Path | None = None
     """Given volumes: each service's is mounted at `given_root/<service>`."""
+    socket_root: Path | None = None
+    """Given volumes: a service with a directory below it gets its workload socket there."""
     managers: tuple[str, ...] = ()
     """host:port of session listeners; overrides what the managers say, for networks that
     translate.
@@ -52,6 +54,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_dir: str | None = None
     mounts: MountKind | None = None
     given_root: str | None = None
+    socket_root: str | None = None
     managers: tuple[str, ...] | None = None
     size_bytes: int | None = None
     inodes: int | None = None
@@ -65,6 +68,7 @@ class Overrides:
     run_dir: Path | None = None
     mounts: MountKind | None = None
     given_root: Path | None = None
+    socket_root: Path | None = None
     managers: tuple[str, ...] | None = None
 
 
@@ -72,12 +76,12 @@ def load(overrides: Overrides, file: Path | None = None) -> AgentConfig:
     """Return the configuration, or raise InvalidRequest, which names the setting."""
     stored = _read(file) if file is not None else _File()
     default = AgentConfig()
-    given_root = overrides.given_root or _path(stored.given_root)
     return AgentConfig(
         data_dir=overrides.data_dir or _path(stored.data_dir) or default.data_dir,
         run_dir=overrides.run_dir or _path(stored.run_dir) or default.run_dir,
         mounts=overrides.mounts or stored.mounts or default.mounts,
-        given_root=given_root,
+        given_root=overrides.given_root or _path(stored.given_root),
+        socket_root=overrides.socket_root or _path(stored.socket_root),
         managers=overrides.managers or stored.managers or (),
         size_bytes=default.size_bytes if stored.size_bytes is None else stored.size_bytes,
         inodes=default.inodes if stored.inodes is None else stored.inodes,

@@ -1,0 +1,340 @@
+"""The agent: joins its parts and runs the loop.
+
+One event at a time: whatever a message, a tick or a lost connection leads to is carried out to
+its end before the next event is looked at, and a tick comes first, so that a stopped agent wipes
+before it serves. Decisions are `agent.session`'s and `agent.assignments`'. When the loop ends,
+mounts stay: an agent's death never takes a service's files. Source: DESIGN 6.
+"""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, assert_never
+
+import msgspec
+import structlog
+
+from agent import durable, effects
+from agent.client import Closed, Connected, Event, Links, Received
+from agent.config import AgentConfig
+from agent.hardening import harden_process
+from agent.identity import DataDirectory
+from agent.mount_table import MountTable
+from agent.mounts import MountKind
+from agent.on_change import OnChange
+from agent.service_desk import ServiceDesk
+from agent.session import HelloFacts, Session
+from agent.workload_socket import ControlServer, ServiceDescription, WorkloadServer
+from cluster.pki.renewal import renew_at
+from cluster.pki.trust_bundle import TrustBundle
+from cluster.protocol.errors import AlreadyExists, ClusterError
+from cluster.protocol.wire import Certificate, FileSpec
+from cluster.system import Clock, Entropy
+
+if TYPE_CHECKING:
+    from agent.checks import Check
+
+log = structlog.get_logger(__name__)
+
+TICK_S: Final = 0.5
+_RENEWAL_PAUSE: Final = timedelta(seconds=60)
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _StoredLease(msgspec.Struct, frozen=True):
+    """The lease of the process before, good for one boot."""
+
+    boot_id: str
+    deadline_s: float
+
+
+class Agent:
+    """One node's agent. `run` is the whole of its life."""
+
+    def __init__(self, config: AgentConfig, clock: Clock, entropy: Entropy) -> None:
+        self._config = config
+        self._clock = clock
+        self._entropy = entropy
+        self._checks: tuple[Check, ...] = ()
+        self._data = DataDirectory(config.data_dir)
+        self._table = MountTable(config)
+        self._boot_id = _BOOT_ID.read_text().strip()
+        self._lease_file = config.run_dir / "lease.json"
+        self._last_error = ""
+        self._sockets: dict[str, tuple[int, int]] = {}
+        """Which services have a workload socket, and whose it is."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then leave the mounts in place.
+
+        Raises NotFound before a join, AlreadyExists if another agent uses the data directory,
+        MountRefused if nothing can be mounted here.
+        """
+        self._checks = harden_process()
+        self._data.prepare()
+        self._config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        with _locked(self._data.path):
+            identity = self._data.fetch_identity()
+            self._table.adopt()
+            self._session = self._new_session()
+            self._renew_at = self._plan_renewal(*identity.validity)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    self._links = Links(
+                        identity,
+                        self._data,
+                        self._config.managers,
+                        self._clock,
+                        self._entropy,
+                        group,
+                    )
+                    self._on_change = OnChange(self._config.run_dir, group)
+                    await self._serve(stop)
+            finally:
+                self._table.close()
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        desk = ServiceDesk(self._config, self._table, self._may_serve)
+        self._workloads = WorkloadServer(self._config.run_dir, desk)
+        control = ControlServer(
+            self._config.run_dir, lambda name: self._describe(desk, name), self._status
+        )
+        # First of all: what the lease no longer covers goes before anybody is answered.
+        await self._carry_out(self._session.on_tick(self._clock.boottime_s()))
+        try:
+            await control.start()
+            await self._open_sockets()
+            log.info("agent.started", node_id=self._links.identity.id.subject)
+            self._links.open()
+            while not stop.is_set():
+                await self._turn()
+        finally:
+            self._on_change.cancel()
+            await self._links.close_all()
+            await self._workloads.close_all()
+            await control.close()
+        log.info("agent.stopped")
+
+    async def _turn(self) -> None:
+        """Wait for the next event, or a tick, and carry out all that follows from it."""
+        event: Event | None = None
+        try:
+            async with asyncio.timeout(TICK_S):
+                event = await self._links.events.get()
+        except TimeoutError:
+            pass
+        now_s = self._clock.boottime_s()
+        await self._carry_out(self._session.on_tick(now_s))
+        if event is not None:
+            await self._carry_out(self._take_in(event, now_s))
+        self._table.sweep(self._clock.monotonic_s())
+        self._links.end_expired()
+        if self._clock.now() >= self._renew_at and self._session.is_synced:
+            await self._renew(now_s)
+
+    def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
+        match event:
+            case Connected(link):
+                return self._session.on_connected(link, now_s)
+            case Received(link, message):
+                return self._session.on_message(link, message, now_s)
+            case Closed(link):
+                return self._session.on_closed(link, now_s)
+            case _:
+                assert_never(event)
+
+    async def _renew(self, now_s: float) -> None:
+        if self._session.is_renewing:
+            return
+        request = self._data.pending_request()
+        await self._carry_out(self._session.on_renewal_due(request.csr, now_s))
+
+    # --- effects --------------------------------------------------------------------------------
+
+    async def _carry_out(self, todo: list[effects.Effect]) -> None:
+        for effect in todo:
+            await self._carry_out_one(effect)
+
+    async def _carry_out_one(self, effect: effects.Effect) -> None:  # noqa: C901, PLR0912  # one case each
+        match effect:
+            case effects.Send(link, message):
+                await self._links.send(link, message)
+            case effects.Apply():
+                await self._apply(effect)
+            case effects.WipeLapsed(services):
+                log.warning("lease.lapsed", services=[service.name for service in services])
+                self._table.wipe_lapsed(services)
+            case effects.WipeAll(reason):
+                log.warning("agent.wipes_all", reason=reason)
+                self._table.wipe_all()
+                await self._open_sockets()
+            case effects.SaveHighest(revision):
+                self._data.save_highest(revision)
+            case effects.SaveLease(deadline_s):
+                stored = _StoredLease(self._boot_id, deadline_s)
+                durable.write(self._lease_file, msgspec.json.encode(stored))
+            case effects.StoreManagers(managers, join_addresses):
+                self._store_managers(managers, join_addresses)
+            case effects.StoreCertificate(certificate):
+                self._store_certificate(certificate)
+            case effects.OpenSuccessor():
+                self._links.open()
+            case effects.Close(link, reason):
+                log.info("link.closing", link=link, reason=reason)
+                await self._links.close(link)
+            case effects.Reconnect(delay_s, reason):
+                log.info("session.lost", reason=reason, retry_in_s=round(delay_s, 2))
+                self._links.open(delay_s)
+            case effects.Report(error):
+                self._report(error)
+            case _:
+                assert_never(effect)
+
+    async def _apply(self, work: effects.Apply) -> None:
+        outcome = self._table.apply(work.services, work.values)
+        await self._open_sockets()
+        log.info(
+            "assignments.applied",
+            revision=work.revision.number,
+            services=len(outcome.results),
+            failed=[r.service_id for r in outcome.results if r.error],
+        )
+        for service in outcome.changed:
+            self._on_change.notify(service, self._table.path_of(service.service_id))
+        now_s = self._clock.boottime_s()
+        await self._carry_out(
+            self._session.on_applied(work.revision, outcome.results, outcome.dropped, now_s)
+        )
+
+    async def _open_sockets(self) -> None:
+        """Have a workload socket for each mounted service, with its present owner, and no other."""
+        if self._config.mounts is MountKind.GIVEN and self._config.socket_root is None:
+            return
+        wanted = {s.name: (s.uid, s.gid) for s in self._table.mounted.values()}
+        for name in [n for n, owner in self._sockets.items() if wanted.get(n) != owner]:
+            await self._workloads.close(name)
+            del self._sockets[name]
+        for name, (uid, gid) in wanted.items():
+            if name not in self._sockets:
+                await self._open_socket(name, uid, gid)
+
+    async def _open_socket(self, name: str, uid: int, gid: int) -> None:
+        try:
+            if self._config.socket_root is None:
+                await self._workloads.open(name, uid, gid)
+            else:
+                # The directory is a volume that only this service's containers have.
+                directory = self._config.socket_root / name
+                path = directory / "workload.sock"
+                group = directory.stat().st_gid
+                await self._workloads.open_at(path, name, os.geteuid(), group, None)
+        except (ClusterError, OSError) as error:
+            log.warning("workload.no_socket", service=name, reason=str(error))
+            return
+        self._sockets[name] = (uid, gid)
+
+    def _store_managers(self, managers: tuple[str, ...], join_addresses: tuple[str, ...]) -> None:
+        identity = self._links.identity
+        known = (identity.managers, identity.join_addresses)
+        if managers and join_addresses and known != (managers, join_addresses):
+            identity = replace(identity, managers=managers, join_addresses=join_addresses)
+            self._data.save_identity(identity)
+            self._links.identity = identity
+
+    def _store_certificate(self, certificate: Certificate) -> None:
+        bundle = TrustBundle(
+            roots=certificate.roots, control=certificate.control, workload=certificate.workload
+        )
+        try:
+            identity = self._links.identity.with_certificate(
+                self._data.pending_request().key, certificate.chain, bundle
+            )
+        except ClusterError as error:
+            self._renew_at = self._clock.now() + _RENEWAL_PAUSE
+            self._report(error)
+            return
+        self._data.save_identity(identity)
+        self._data.settle_request()
+        self._links.identity = identity
+        self._renew_at = self._plan_renewal(*identity.validity)
+        log.info("identity.renewed", not_after=identity.validity[1].isoformat())
+
+    # --- what is known --------------------------------------------------------------------------
+
+    def _new_session(self) -> Session:
+        facts = HelloFacts(
+            agent_version=version("strongroom"),
+            boot_id=self._boot_id,
+            mounts=self._config.mounts.value,
+            strength=self._table.probe().value,
+        )
+        return Session(
+            facts,
+            self._data.load_highest(),
+            self._table.mounted.values(),
+            self._load_lease(),
+            lambda: self._entropy.uniform(0.0, 1.0),
+        )
+
+    def _load_lease(self) -> float | None:
+        """Return the deadline a process before this one was given in this boot."""
+        content = durable.read(self._lease_file)
+        try:
+            stored = msgspec.json.decode(content or b"", type=_StoredLease)
+        except msgspec.MsgspecError:
+            return None
+        return stored.deadline_s if stored.boot_id == self._boot_id else None
+
+    def _plan_renewal(self, not_before: datetime, not_after: datetime) -> datetime:
+        return renew_at(not_before, not_after, self._entropy.uniform(0.0, 1.0))
+
+    def _may_serve(self, file: FileSpec) -> bool:
+        return self._session.may_serve(file, self._clock.boottime_s())
+
+    def _describe(self, desk: ServiceDesk, name: str) -> ServiceDescription | None:
+        if name not in self._sockets:
+            return None
+        return desk.describe(name, str(self._workloads.socket_path(name)))
+
+    def _status(self) -> Mapping[str, object]:
+        identity, highest = self._links.identity, self._session.highest
+        return {
+            "node_id": identity.id.subject,
+            "name": identity.name,
+            "trust_domain": identity.id.trust_domain,
+            "synced": self._session.is_synced,
+            "manager": self._session.manager_id,
+            "revision": highest.number if highest is not None else None,
+            "certificate_not_after": identity.validity[1].isoformat(),
+            "mounts": self._config.mounts.value,
+            "strength": self._table.probe().value,
+            "checks": {check.name: check.strength.value for check in self._checks},
+            "services": sorted(s.name for s in self._table.mounted.values()),
+            "last_error": self._last_error,
+        }
+
+    def _report(self, error: ClusterError) -> None:
+        self._last_error = f"{error.code}: {error.message}"
+        log.error("agent.error", code=error.code, message=error.message)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the data directory: two agents would each renew the other out."""
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyExists(f"another agent uses {directory}; stop it first") from None
+        yield
+    finally:
+        os.close(descriptor)
