@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from cluster.api.peer import ConnectionRegistry
 from cluster.pki import tls
 from cluster.protocol import https_client
 from cluster.protocol.errors import (
@@ -16,10 +18,12 @@ from cluster.protocol.errors import (
     MalformedMessage,
     OutcomeUnknown,
     PayloadTooLarge,
+    Unauthenticated,
     Unavailable,
 )
 from cluster.protocol.https_client import request, stream_lines
 from cluster.protocol.identity import Kind
+from cluster.system import SystemClock
 from tests.support.authority import TRUST_DOMAIN, ClusterAuthority
 from tests.support.serving import Receive, Scope, Send, Serving, serving
 
@@ -258,3 +262,47 @@ def test_answer_without_end_is_cut(tmp_path: Path) -> None:
         stream_lines([endpoint], "GET", "/") as stream,
     ):
         next(stream.lines())
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_refused_certificate_is_told_from_a_lost_answer(
+    cluster: ClusterAuthority, method: str
+) -> None:
+    """A change that a refused caller asked for has not happened, and he is told what to mend."""
+    manager, stranger = cluster.issue(Kind.MANAGER), ClusterAuthority().issue(Kind.NODE)
+    closed = tls.server_context(manager.chain_pem, manager.key_pem, cluster.control_der)
+    refused = tls.client_context(cluster.control_der, stranger.chain_pem, stranger.key_pem)
+    with serving(echo, closed) as running, pytest.raises(Unauthenticated, match="expired"):
+        request([running.endpoint], method, "/", context=refused, trust_domain=TRUST_DOMAIN)
+
+
+def test_answer_lost_by_a_manager_that_accepts_us_is_unknown(cluster: ClusterAuthority) -> None:
+    manager, node = cluster.issue(Kind.MANAGER), cluster.issue(Kind.NODE)
+    context = tls.server_context(manager.chain_pem, manager.key_pem, cluster.control_der)
+    client = tls.client_context(cluster.control_der, node.chain_pem, node.key_pem)
+    registry = ConnectionRegistry(TRUST_DOMAIN, SystemClock())
+
+    async def cut_changes(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            registry.cut(node.fingerprint)
+        await echo(scope, receive, send)
+
+    with serving(cut_changes, context, registry=registry) as running:
+        assert request([running.endpoint], "GET", "/", context=client).status == 200
+        with pytest.raises(OutcomeUnknown):
+            request([running.endpoint], "POST", "/", context=client)
+
+
+def test_early_refusal_of_a_large_body_is_heard(cluster: ClusterAuthority) -> None:
+    """The manager answers before it has read everything, and closes."""
+
+    async def too_large(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    manager = cluster.issue(Kind.MANAGER)
+    context = tls.server_context(manager.chain_pem, manager.key_pem, None)
+    client = tls.client_context(cluster.control_der)
+    with serving(too_large, context, loop_factory=uvloop.new_event_loop) as running:
+        answer = request([running.endpoint], "POST", "/", body=bytes(4_000_000), context=client)
+    assert answer.status == 413
