@@ -3,7 +3,6 @@
 import argparse
 import sys
 from pathlib import Path
-
 from typing import TYPE_CHECKING, TypeVar
 
 from agent.cli.exit_codes import OK, USAGE, fail
@@ -42,8 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from agent.config import Overrides, load
     from agent.main import Agent
-
-_Error = TypeVar("_Error", bound=Exception)
     from agent.mounts import MountKind
     from cluster.protocol.errors import ClusterError, InvalidRequest
     from cluster.system import SystemClock, SystemEntropy
