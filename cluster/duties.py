@@ -5,12 +5,13 @@ keeps a sign of life as a campaign of its own: its disappearance is how the othe
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
 
 from cluster.control.placement_duty import PlacementDuty
+from cluster.control.policy import Principal
 from cluster.dispatcher.presence import mark_down
 from cluster.engine.seam import Engine, Leadership
 from cluster.protocol.errors import ClusterError, IntegrityError
@@ -35,9 +36,10 @@ class Duties:
 
     engine: Engine
     store: SealedStore
-    placement: PlacementDuty
+    principal: Principal
     clock: Clock
     manager_id: ManagerId
+    _alive: frozenset[ManagerId] = frozenset()
     _orphaned_since: dict[NodeId, float] = field(default_factory=dict)
 
     async def stay_alive(self) -> None:
@@ -67,8 +69,17 @@ class Duties:
     async def _hold(self, leadership: Leadership) -> None:
         log.info("duty.taken", duty="placement", manager_id=self.manager_id)
         self._orphaned_since.clear()
+        self._alive = await self._managers_alive()
+        guard = leadership.guard
+        placement = PlacementDuty(
+            self.store,
+            self.clock,
+            self.principal,
+            lambda write: replace(write, guards=(*write.guards, guard)),
+            lambda: self._alive,
+        )
         tasks = (
-            asyncio.create_task(self.placement.run(leadership.guard), name="placement"),
+            asyncio.create_task(placement.run(), name="placement"),
             asyncio.create_task(self._watch_orphans(), name="orphans"),
             asyncio.create_task(leadership.lost(), name="duty"),
         )
@@ -85,15 +96,13 @@ class Duties:
         """Mark nodes down whose manager is gone and that came back nowhere."""
         while True:
             await asyncio.sleep(LOOK_S)
-            holders = await self.engine.holders()
-            alive = {
-                name.removeprefix(ALIVE_PREFIX) for name in holders if name.startswith(ALIVE_PREFIX)
-            }
+            self._alive = await self._managers_alive()
             now = self.clock.monotonic_s()
             orphans = {
                 NodeId(stored.record.id): stored.record.manager_id
                 for stored in self.store.view.node_statuses.values()
-                if stored.record.state is NodeState.READY and stored.record.manager_id not in alive
+                if stored.record.state is NodeState.READY
+                and stored.record.manager_id not in self._alive
             }
             for node_id in list(self._orphaned_since):
                 if node_id not in orphans:
@@ -102,3 +111,11 @@ class Duties:
                 since = self._orphaned_since.setdefault(node_id, now)
                 if now - since >= ORPHAN_AFTER_S:
                     await mark_down(self.store, node_id, manager_id, self.clock)
+
+    async def _managers_alive(self) -> frozenset[ManagerId]:
+        holders = await self.engine.holders()
+        return frozenset(
+            ManagerId(name.removeprefix(ALIVE_PREFIX))
+            for name in holders
+            if name.startswith(ALIVE_PREFIX)
+        )

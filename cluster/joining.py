@@ -100,7 +100,7 @@ class Joiner:
         opened = hpke_open(
             SecretBytes(pending.hpke_private),
             JOIN_PURPOSE,
-            manager_id.encode(),
+            pending.hpke_public,
             base64.b64decode(str(reply["sealed"])),
         )
         secrets = msgspec.msgpack.decode(opened.reveal(), type=JoinSecrets)

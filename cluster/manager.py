@@ -205,7 +205,7 @@ class Manager:
     async def join(self, request: JoinRequest) -> AsyncIterator[Step]:
         """Join this manager to a cluster, step by step; a repeated call goes on where it stopped."""
         unlock_key = UnlockKey.parse(SecretBytes(request.unlock_key.encode()))
-        token = JoinToken.parse(SecretBytes(request.token.encode()))
+        token = JoinToken.parse(request.token)
         async with self._moving:
             if self.state not in {State.EMPTY, State.LOCKED}:
                 raise Conflict("this manager is part of a cluster already")

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cluster.config import Config
 from cluster.control.issuing import trust_bundle
 from cluster.control.managers import Managers
+from cluster.control.policy import Principal
 from cluster.pki.csr import key_to_pem, make_csr, new_key
 from cluster.pki.renewal import renew_at
 from cluster.pki.tls import LiveContext, client_context, server_context
@@ -41,6 +42,7 @@ class ManagerCertificate:
     seal_key: SealKey
     store: SealedStore
     managers: Managers
+    principal: Principal
     clock: Clock
     entropy: Entropy
     api_context: LiveContext = field(init=False)
@@ -80,9 +82,11 @@ class ManagerCertificate:
 
     async def _renew(self) -> None:
         key = new_key()
-        chain = await self.managers.renew(ManagerId(self.contents.manager_id), make_csr(key))
+        issued = await self.managers.renew(
+            self.principal, ManagerId(self.contents.manager_id), make_csr(key)
+        )
         pem = b"".join(
-            x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain
+            x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in issued.chain
         )
         self.contents = replace(
             self.contents, tls_certificate_chain=pem, tls_key=SecretBytes(key_to_pem(key))

@@ -5,13 +5,15 @@ all managers share. A joining manager gets the root key and the engine CA's key 
 asked, and for its pending join only.
 """
 
+import hmac
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 import structlog
 
 from cluster.api.membership import ManagerJoinRequest
-from cluster.control.enrolment import Enrolment
+from cluster.control.managers import ManagerAddresses, Managers
 from cluster.control.policy import Principal, Role
 from cluster.engine.etcd import EtcdEngine
 from cluster.pki.join_token import JoinToken
@@ -47,29 +49,38 @@ class EtcdMembership:
     """Admits managers on etcd."""
 
     store: SealedStore
-    enrolment: Enrolment
+    managers: Managers
     engine: EtcdEngine
     contents: SealFileContents
 
-    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> Mapping[str, object]:
         """Return the reply to a joining manager; the same one as long as its join is pending."""
-        token = JoinToken.parse(SecretBytes(asked.token.encode()))
+        # Checked before the token is spent, and no secret: it is derived one way from a key of full entropy.
+        expected = self.store.cluster.unlock_verifier
+        if not hmac.compare_digest(asked.unlock_verifier, expected):
+            raise PermissionDenied(
+                "the unlock key is not this cluster's; use the key of the other managers"
+            )
 
-        def sealed(manager_id: str) -> bytes:
+        def sealed(hpke_key: bytes) -> bytes:
             secrets = JoinSecrets(
                 self.contents.root_key.reveal(),
                 self.contents.engine_ca_certificate,
                 self.contents.engine_ca_key.reveal(),
                 self.contents.cluster_id,
             )
-            return hpke_seal(
-                asked.hpke_key,
-                JOIN_PURPOSE,
-                manager_id.encode(),
-                SecretBytes(msgspec.msgpack.encode(secrets)),
-            )
+            plaintext = SecretBytes(msgspec.msgpack.encode(secrets))
+            return hpke_seal(hpke_key, JOIN_PURPOSE, hpke_key, plaintext)
 
-        return await self.enrolment.join_manager(token, asked, address, sealed)
+        return await self.managers.join(
+            JoinToken.parse(asked.token),
+            asked.csr,
+            asked.hpke_key,
+            asked.name,
+            ManagerAddresses(asked.api_address, asked.join_address, asked.peer_address),
+            sealed,
+            address,
+        )
 
     async def add_learner(self, principal: Principal) -> dict[str, object]:
         """Add the caller's member as a learner and return the members as `initial_cluster`."""
@@ -100,7 +111,7 @@ class EtcdMembership:
             if member.peer_address == joiner.peer_address:
                 if member.is_learner:
                     await self.engine.promote(member.member_id)
-                await self.enrolment.activate_manager(ManagerId(joiner.id))
+                await self.managers.activate(principal, ManagerId(joiner.id))
                 return {"state": "active"}
         raise Conflict("this manager's member is not in the engine; run `strongroom join` again")
 

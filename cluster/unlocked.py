@@ -35,9 +35,10 @@ from cluster.control.keys import Keys
 from cluster.control.managers import Managers
 from cluster.control.nodes import Nodes
 from cluster.control.operators import Operators
-from cluster.control.placement_duty import PlacementDuty
+from cluster.control.policy import Principal, Role
 from cluster.control.refusals import Refusals
 from cluster.control.requests import Requests
+from cluster.control.rollout_status import RolloutStatus
 from cluster.control.secrets import Secrets
 from cluster.control.services import Services
 from cluster.control.tokens import Tokens
@@ -108,15 +109,18 @@ class UnlockedManager:
         manager_id = ManagerId(self.contents.manager_id)
         receipts = Receipts(self.store, self.clock, manager_id)
         presence = Presence(self.store, self.clock, manager_id)
-        enrolment = Enrolment(requests, issuer, self.entropy)
-        managers = Managers(requests, issuer, self.entropy)
-        self.operators = Operators(requests, issuer, self.entropy)
+        identity = SpiffeId(self.contents.trust_domain, IdentityKind.MANAGER, manager_id)
+        own = Principal(identity, str(identity), Role.MANAGER)
+        enrolment = Enrolment(requests, self.entropy, issuer)
+        managers = Managers(requests, self.entropy, issuer)
+        self.operators = Operators(requests, self.entropy, issuer)
         self.certificate = ManagerCertificate(
             self.config,
             self.contents,
             self.seal_key,
             self.store,
             managers,
+            own,
             self.clock,
             self.entropy,
         )
@@ -134,7 +138,7 @@ class UnlockedManager:
         api = self._app("Strongroom API")
         for router in (
             routes_secrets.routes(edge, Secrets(requests, self.entropy)),
-            routes_services.routes(edge, Services(requests, self.entropy), requests),
+            routes_services.routes(edge, Services(requests, self.entropy), RolloutStatus(requests)),
             routes_cluster.routes(
                 edge,
                 Nodes(requests),
@@ -157,8 +161,7 @@ class UnlockedManager:
                 self.health,
             )
         )
-        duty = PlacementDuty(requests, self.entropy, manager_id)
-        duties = Duties(self.started.engine, self.store, duty, self.clock, manager_id)
+        duties = Duties(self.started.engine, self.store, own, self.clock, manager_id)
         self._watch_changes(presence, registry)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen(api, registry, self.api_socket, secured=True))

@@ -86,7 +86,7 @@ async def _unexpected(request: Request, error: Exception) -> Response:
         error=type(error).__name__,
         file=place.tb_frame.f_code.co_filename.rpartition("/")[2] if place else "",
         line=place.tb_lineno if place else 0,
-        path=request.scope.get("route").path if request.scope.get("route") else "",
+        path=getattr(request.scope.get("route"), "path", ""),
     )
     return json_response(
         {

@@ -1,5 +1,6 @@
 """The port through which the API reaches the engine's membership; `cluster.membership` implements it."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -26,7 +27,7 @@ class ManagerJoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class Membership(Protocol):
     """Managers on their way in."""
 
-    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> Mapping[str, object]:
         """Return the reply to a joining manager; the same one as long as its join is pending."""
         ...
 

@@ -46,9 +46,7 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
     ) -> Response:  # noqa: B006  # FastAPI copies defaults
         """List secrets: metadata only."""
         principal = await edge.principal(request)
-        return edge.answer(
-            {"secrets": secrets.list(principal, labels=labels_of(label), prefix=prefix)}
-        )
+        return edge.answer({"secrets": secrets.list(principal, labels=label, prefix=prefix)})
 
     @router.get("/{name}")
     async def inspect_secret(request: Request, name: str) -> Response:

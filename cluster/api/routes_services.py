@@ -8,8 +8,9 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded
-from cluster.control.rollouts import Rollouts
-from cluster.control.services import ServiceDraft, Services
+from cluster.control.rollout_status import RolloutStatus
+from cluster.control.service_draft import ServiceDraft
+from cluster.control.services import Services
 from cluster.store.view import ViewChange
 
 WAIT_LIMIT_S = 30.0
@@ -23,7 +24,7 @@ class ServiceUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_spec_number: int | None = None
 
 
-def routes(edge: Edge, services: Services, rollouts: Rollouts) -> APIRouter:
+def routes(edge: Edge, services: Services, rollouts: RolloutStatus) -> APIRouter:
     """Return the routes on services and rollouts."""
     router = APIRouter(prefix="/v1", tags=["services"])
 

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from cluster.protocol.errors import ClusterError
-from cluster.protocol.ids import ManagerId, NodeId
+from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId
 from cluster.protocol.wire import Hello
 from cluster.store.records import (
     Kind,
@@ -154,11 +154,11 @@ def _nodes_of(view: View, record: Record | None) -> Iterable[NodeId]:
         case ReceiptRecord():
             return
         case ServiceRecord(id=service_id):
-            yield from (task.record.node_id for task in view.tasks_of_service(service_id))
+            yield from (task.record.node_id for task in view.tasks_of_service(ServiceId(service_id)))
         case SecretRecord(id=secret_id):
-            for service in view.services_referring_to(secret_id):
+            for service in view.services_referring_to(SecretId(secret_id)):
                 yield from (
-                    task.record.node_id for task in view.tasks_of_service(service.record.id)
+                    task.record.node_id for task in view.tasks_of_service(ServiceId(service.record.id))
                 )
         case Record(id=record_id) if record.kind is Kind.NODE:
             yield NodeId(record_id)
