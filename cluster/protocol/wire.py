@@ -214,7 +214,7 @@ def decode_from_agent(data: bytes) -> FromAgent:
         raise MalformedMessage
     try:
         return _FROM_AGENT.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedMessage from None
 
 
@@ -224,5 +224,5 @@ def decode_from_manager(data: bytes) -> FromManager:
         raise MalformedMessage
     try:
         return _FROM_MANAGER.decode(data)
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise MalformedMessage from None
