@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from agent.local_call import Refused, call, short_address
 from agent.local_server import MAX_CONNECTIONS
 from agent.workload_socket import ControlServer, WorkloadServer
 from cluster.protocol.errors import AlreadyExists, PermissionDenied
-from tests.support.node import Held
+from tests.support.mounts import reachable_directory
+from tests.support.node import PYTHON, Held
 
 UID, GID = os.geteuid(), os.getegid()
 
@@ -93,6 +95,60 @@ async def test_another_uid_is_refused_even_if_it_reaches_the_socket(tmp_path: Pa
         assert refusal.value.code == "permission_denied"
     finally:
         await server.close_all()
+
+
+UNPRIVILEGED_AGENT = """
+import asyncio, concurrent.futures.thread, os, sys  # before the interpreter's home closes
+from pathlib import Path
+from agent.workload_socket import WorkloadServer
+from tests.support.node import Held
+async def main():
+    os.setgroups([])
+    os.setresgid(10_000, 10_000, 10_000)
+    os.setresuid(10_000, 10_000, 10_000)
+    path = Path(sys.argv[1])
+    server = WorkloadServer(path.parent, Held({"red": {"db": b"v1"}}))
+    await server.open_at(path, "red", 10_000, 61_002, None)
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await server.close_all()
+asyncio.run(main())
+"""
+
+
+async def test_an_agent_without_capabilities_serves_a_volumes_socket() -> None:
+    """In a setgid directory the group gets in by the path; another uid and group do not."""
+    with reachable_directory() as parent:
+        directory = parent / "red"
+        directory.mkdir()
+        os.chown(directory, 10_000, 61_002)
+        directory.chmod(0o2750)
+        path = directory / "workload.sock"
+        pipe = asyncio.subprocess.PIPE
+        command = [sys.executable, "-c", UNPRIVILEGED_AGENT, str(path)]
+        agent = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
+        assert agent.stdout is not None
+        assert await agent.stdout.readline() == b"ready\n"
+        try:
+            assert (path.stat().st_uid, path.stat().st_gid) == (10_000, 61_002)
+            assert "v1" in await asyncio.to_thread(get_as, 61_001, 61_002, path)
+            assert "PermissionError" in await asyncio.to_thread(get_as, 61_003, 61_003, path)
+        finally:
+            await agent.communicate(b"\n")
+
+
+def get_as(uid: int, gid: int, path: Path) -> str:
+    """Ask for `db` as another user; return whatever that user sees."""
+    identity = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+    script = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])\n"
+        's.sendall(b\'{"v":1,"op":"get","name":"db"}\\n\')\n'
+        "print(s.makefile().read())"
+    )
+    command = [*identity, PYTHON, "-I", "-c", script, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,35 @@ async def test_rotation_reaches_a_running_service(node: Node) -> None:
     assert (await finished(process)).stdout == "rotated\n"
 
 
+async def test_revocation_empties_a_running_service(node: Node) -> None:
+    """The service's own copy of the mount cannot be taken away, so its content is."""
+    script = (
+        "import os, sys\n"
+        "held = open('/run/secrets/db', 'rb', buffering=0)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(os.listdir('/run/secrets'), held.read())"
+    )
+    process = await node.start_exec("red", PYTHON, "-I", "-c", script)
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    node.mounts["red"].revoke()
+    done = await finished(process, stdin=b"\n")
+    assert done.stdout == f"[] {bytes(9)!r}\n"
+
+
+async def test_ordinary_programs_run_unchanged_under_the_filter(node: Node) -> None:
+    """Threads, child processes, pipes and a socket still work."""
+    script = (
+        "import socket, subprocess, threading\n"
+        "t = threading.Thread(target=print, args=('thread',)); t.start(); t.join()\n"
+        "print(subprocess.run(['echo', 'child'], capture_output=True, text=True).stdout.strip())\n"
+        "s = socket.create_server(('127.0.0.1', 0)); print('socket')"
+    )
+    done = await node.run_python("red", script)
+    assert (done.stdout.split(), done.code) == (["thread", "child", "socket"], 0)
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [

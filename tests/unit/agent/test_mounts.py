@@ -22,7 +22,7 @@ from cluster.protocol.errors import (
     StorageFull,
 )
 from cluster.protocol.secret_bytes import SecretBytes
-from tests.support.mounts import mounts_taken_away
+from tests.support.mounts import mounts_taken_away, run_in_private_mounts
 
 UID, GID = 61_001, 61_002
 
@@ -238,6 +238,42 @@ def test_adopting_refuses_what_is_not_ours(root: Path) -> None:
         ServiceMount.adopt(root, "red")
     with pytest.raises(AlreadyExists):
         create(root)
+
+
+NO_LONGER_SECURE = """
+import subprocess, sys
+from pathlib import Path
+from agent.mounts import ServiceMount
+from cluster.protocol.errors import MountRefused
+root, swaps = Path(sys.argv[1]), sys.argv[2]
+options = "size=64k,nosuid,nodev,noexec,mode=0750"
+command = ["mount", "-t", "tmpfs", "-o", options, "strongroom:red:1:1", root / "red"]
+subprocess.run(command, check=True)
+generation = root / "red" / "..1"
+generation.mkdir()
+(generation / "db").write_text("left")
+(root / "red" / "..data").symlink_to("..1")
+(root / "red" / "db").symlink_to("..data/db")
+assert ServiceMount.adopt(root, "red").held() == ("db",)
+held = (root / "red" / "db").open("rb", buffering=0)
+subprocess.run(["mount", "--bind", swaps, "/proc/swaps"], check=True)
+try:
+    ServiceMount.adopt(root, "red")
+except MountRefused as error:
+    print(error)
+print(held.read(), (root / "red").exists())
+"""
+
+
+def test_adopting_a_mount_that_can_swap_now_empties_it(root: Path, tmp_path: Path) -> None:
+    """Accepted while no swap was active; once there is, its content must not stay."""
+    (root / "red").mkdir()
+    swaps = tmp_path / "swaps"
+    swaps.write_text("Filename Type Size Used Priority\n/swapfile file 1 0 -2\n")
+    done = run_in_private_mounts(NO_LONGER_SECURE, str(root), str(swaps))
+    *_, refusal, last = done.stdout.splitlines()
+    assert "swapped out to /swapfile" in refusal, done.stderr
+    assert last == f"{bytes(4)!r} False"
 
 
 def test_full_mount_names_the_option_and_keeps_the_old_set(root: Path) -> None:
