@@ -7,6 +7,7 @@ from typing import Literal
 
 import pytest
 import uvicorn
+import uvloop
 
 from cluster.api import listener as module
 from cluster.api.listener import Listener
@@ -37,7 +38,7 @@ def test_silent_stranger_is_thrown_out() -> None:
     context = tls.server_context(manager.chain_pem, manager.key_pem, None)
     assert module.HANDSHAKE_TIMEOUT_S < 10
     with (
-        serving(nothing, context) as running,
+        serving(nothing, context, loop_factory=uvloop.new_event_loop) as running,
         socket.create_connection(("127.0.0.1", running.port), timeout=40) as silent,
     ):
         assert silent.recv(1) == b""
