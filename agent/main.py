@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 TICK_S: Final = 0.5
-_RENEWAL_PAUSE: Final = timedelta(seconds=60)
+_RENEWAL_PAUSE: Final = timedelta(seconds=10)
+"""The least time between renewals: with a wrong clock every certificate looks old."""
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -294,7 +295,8 @@ class Agent:
         return stored.deadline_s if stored.boot_id == self._boot_id else None
 
     def _plan_renewal(self, not_before: datetime, not_after: datetime) -> datetime:
-        return renew_at(not_before, not_after, self._entropy.uniform(0.0, 1.0))
+        planned = renew_at(not_before, not_after, self._entropy.uniform(0.0, 1.0))
+        return max(planned, self._clock.now() + _RENEWAL_PAUSE)
 
     def _may_serve(self, file: FileSpec) -> bool:
         return self._session.may_serve(file, self._clock.boottime_s())

@@ -72,16 +72,18 @@ def run(arguments: argparse.Namespace) -> int:
     except* ClusterError as group:
         code = fail(_first(group, ClusterError).message)
     except* OSError as group:
-        error = _first(group, OSError)
-        code = fail(f"{error.filename or 'agent'}: {error.strerror}")
+        failure = _first(group, OSError)
+        code = fail(f"{failure.filename or 'agent'}: {failure.strerror}")
     return code
 
 
 def _first(group: BaseExceptionGroup[_Error], kind: type[_Error]) -> _Error:
     """Return the first error of `group`, however deep it lies."""
-    for error in group.exceptions:
-        return error if isinstance(error, kind) else _first(error, kind)
-    raise AssertionError("an exception group is never empty")
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, kind)  # noqa: S101  # `except*` sorted them
+    return found
 
 
 async def _until_signalled(agent: "Agent") -> None:

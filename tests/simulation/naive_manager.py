@@ -66,6 +66,8 @@ class NaiveManager:
                 return [wire.Certificate((b"leaf",), (b"root",), (b"control",), (b"workload",))]
             case wire.Ack():
                 self.acks.append(message)
+            case _:
+                pass
         return []
 
     def changes(self, link: int) -> list[wire.FromManager]:
