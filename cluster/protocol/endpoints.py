@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 from cluster.protocol.errors import ClusterError, InvalidRequest, Unavailable
 from cluster.protocol.server_identity import manager_identity
 
+_PORT_DIGITS, _LAST_PORT = 5, 65_535
+_MALFORMED = "a manager's address reads HOST:PORT, or [ADDRESS]:PORT for IPv6"
+
 
 class Deadline:
     """Bounds each wait, and their sum where the caller lends a clock."""
@@ -67,7 +70,10 @@ def _connect(
     if context is None:
         raise InvalidRequest("a manager is reached by TLS only")
     host, port = _split(endpoint)
-    plain = socket.create_connection((host, port), timeout=wait.left_s())
+    try:
+        plain = socket.create_connection((host, port), timeout=wait.left_s())
+    except UnicodeError:
+        raise InvalidRequest(_MALFORMED) from None
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         secured = context.wrap_socket(plain, server_hostname=host)
@@ -86,8 +92,9 @@ def _connect(
 def _split(endpoint: str) -> tuple[str, int]:
     """Return host and port of `host:port`, `[v6]:port`."""
     host, colon, port = endpoint.rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit()):
-        raise InvalidRequest("a manager's address reads HOST:PORT, or [ADDRESS]:PORT for IPv6")
+    is_number = port.isascii() and port.isdigit() and len(port) <= _PORT_DIGITS
+    if not colon or not host or not is_number or int(port) > _LAST_PORT:
+        raise InvalidRequest(_MALFORMED)
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 

@@ -199,8 +199,8 @@ FromAgent = Hello | Ack | Resync | SigningRequest | LeaseRequest
 FromManager = Welcome | Values | Snapshot | Delta | Certificate | Lease | Wipe | Refusal
 
 _ENCODER = msgspec.msgpack.Encoder()
-_FROM_AGENT = msgspec.msgpack.Decoder(FromAgent)
-_FROM_MANAGER = msgspec.msgpack.Decoder(FromManager)
+_FROM_AGENT: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
+_FROM_MANAGER: msgspec.msgpack.Decoder[FromManager] = msgspec.msgpack.Decoder(FromManager)
 
 
 def encode(message: FromAgent | FromManager) -> bytes:

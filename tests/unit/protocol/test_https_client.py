@@ -143,7 +143,9 @@ def test_nobody_answering_names_every_address(cluster: ClusterAuthority) -> None
         request([], "GET", "/")
 
 
-@pytest.mark.parametrize("endpoint", ["manager1", ":7443", "manager1:", "manager1:x", "m:٣"])
+@pytest.mark.parametrize(
+    "endpoint", ["manager1", ":7443", "manager1:", "manager1:x", "m:٣", "m:65536", "a..b:1"]
+)
 def test_malformed_address_is_refused(cluster: ClusterAuthority, endpoint: str) -> None:
     with pytest.raises(InvalidRequest):
         request([endpoint], "GET", "/", context=tls.client_context(cluster.control_der))
