@@ -1,19 +1,17 @@
 """The replicated engine: a co-located etcd member, reached over its unix socket.
 
-Owns resending, deadlines and the settling of outcomes; `etcd_transaction` translates. A call is
-tried again while its outcome is unknown, under the same request id, until its time is over. Time
-limits run on the event loop's clock; the injected clock counts the age of leases. Sources: etcd API
-guarantees, ADR 0002.
+Joins the parts to what the seam promises; `etcd_calls` insists, `etcd_transaction` translates.
+Sources: etcd's API guarantees, ADR 0002.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 import grpc.aio
 
 from cluster.engine import etcd_pb2 as pb
+from cluster.engine.etcd_calls import EtcdCalls
 from cluster.engine.etcd_campaign import EtcdCampaigns
 from cluster.engine.etcd_channel import (
     ALARM,
@@ -21,19 +19,14 @@ from cluster.engine.etcd_channel import (
     DATA,
     DEFRAGMENT,
     MEMBER_LIST,
-    RANGE,
-    REQUEST,
     STATUS,
-    TXN,
     EtcdChannel,
     Fate,
     entry_of,
     fate_of,
 )
-from cluster.engine.etcd_lease import RollingLease
 from cluster.engine.etcd_membership import EtcdMembership, engine_members
-from cluster.engine.etcd_terms import NewTerm, TermWatch
-from cluster.engine.etcd_transaction import cancellation, outcome, recorded, settled, transaction
+from cluster.engine.etcd_transaction import cancellation, outcome, settled, transaction
 from cluster.engine.etcd_watch import watch
 from cluster.engine.limits import check_key, check_request_id, check_transaction, prefix_end
 from cluster.engine.seam import (
@@ -52,12 +45,8 @@ from cluster.engine.seam import (
     WatchBatch,
 )
 from cluster.protocol.errors import (
-    ClusterError,
     Compacted,
     InvalidRequest,
-    NoQuorum,
-    StorageFull,
-    TransactionTooLarge,
     Unavailable,
 )
 from cluster.system import Clock, Entropy
@@ -90,11 +79,8 @@ class EtcdEngine:
         give_up_s: float,
     ) -> None:
         self._channel = channel
-        self._entropy = entropy
         self._quota_bytes = quota_bytes
-        self._give_up_s = give_up_s
-        self._terms = TermWatch(channel)
-        self._lease = RollingLease(self._terms, clock)
+        self._calls = EtcdCalls(channel, clock, entropy, give_up_s=give_up_s)
         self._campaigns = EtcdCampaigns(channel, clock)
         self.membership = EtcdMembership(channel)
 
@@ -124,7 +110,7 @@ class EtcdEngine:
         def build(lease: int) -> pb.TxnRequest:
             return transaction(request_id, compares, operations, lease)
 
-        reply = await self._settle(request_id, build)
+        reply = await self._calls.settle(request_id, build)
         match reply:
             case pb.TxnResponse():
                 return outcome(reply)
@@ -136,100 +122,15 @@ class EtcdEngine:
     async def cancel(self, request_id: bytes) -> Committed | Cancelled | OutcomeUnknown:
         """See `Engine.cancel`."""
         check_request_id(request_id)
-        reply = await self._settle(request_id, lambda lease: cancellation(request_id, lease))
+        reply = await self._calls.settle(request_id, lambda lease: cancellation(request_id, lease))
         return settled(reply) if isinstance(reply, pb.TxnResponse) else reply
-
-    async def _settle(
-        self, request_id: bytes, build: Callable[[int], pb.TxnRequest]
-    ) -> pb.TxnResponse | Committed | Cancelled | OutcomeUnknown:
-        """Send until there is a reply, a definite refusal, or no time left."""
-        attempts = _Attempts()
-        try:
-            async with asyncio.timeout(self._give_up_s):
-                while True:
-                    reply = await self._attempt(build, attempts)
-                    if reply is not None:
-                        return reply
-                    if attempts.met_full:
-                        return await self._settle_full(request_id, attempts)
-                    await self._pause()
-        except TimeoutError:
-            return OutcomeUnknown(attempts.reason)
-        except StorageFull:
-            raise
-        except Unavailable as unanswered:
-            return OutcomeUnknown(unanswered.message)
-
-    async def _attempt(
-        self, build: Callable[[int], pb.TxnRequest], attempts: "_Attempts"
-    ) -> pb.TxnResponse | None:
-        """Send once; None when there was no reply. Raises TransactionTooLarge."""
-        lease = 0
-        try:
-            lease = await self._lease.current()
-            return await self._terms.ask(TXN, build(lease))
-        except NewTerm:
-            attempts.note(Fate.UNKNOWN if lease else Fate.NOT_SENT, "the leader changed")
-        except grpc.aio.AioRpcError as error:
-            fate = fate_of(error)
-            if fate is Fate.REFUSED:
-                raise TransactionTooLarge(f"the engine refuses: {error.details()}") from None
-            if fate is Fate.LEASE_GONE:
-                self._lease.discard(lease)
-            if fate is Fate.UNKNOWN and not lease:
-                fate = Fate.NOT_SENT  # the lease failed; the transaction was not sent
-            attempts.note(fate, error.details() or error.code().name)
-        return None
-
-    async def _settle_full(
-        self, request_id: bytes, attempts: "_Attempts"
-    ) -> Committed | Cancelled | OutcomeUnknown:
-        """Settle "database space exceeded", which a transaction may meet after it was applied.
-
-        Raises StorageFull when the id has no record and no earlier attempt can bring one.
-        """
-        request = pb.RangeRequest(key=REQUEST + request_id)
-        reply = await self._retry(lambda: self._terms.ask(RANGE, request))
-        known = recorded(reply.kvs[0] if reply.kvs else None)
-        if known is not None:
-            return known
-        if attempts.may_land:
-            return OutcomeUnknown(
-                "the storage engine is full, and an earlier attempt may be applied"
-            )
-        raise StorageFull
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self._entropy.uniform(*RETRY_S))
-
-    async def _retry(self, ask: Callable[[], Awaitable[Result]]) -> Result:
-        """Repeat a read until it is answered, or raise what it met."""
-        reached = True
-        try:
-            async with asyncio.timeout(READ_GIVE_UP_S):
-                while True:
-                    try:
-                        return await ask()
-                    except NewTerm:
-                        continue
-                    except grpc.aio.AioRpcError as error:
-                        fate = fate_of(error)
-                        if fate in {Fate.REFUSED, Fate.COMPACTED, Fate.FULL}:
-                            raise _refusal(error, fate) from None
-                        reached = fate is not Fate.NOT_SENT
-                    await self._pause()
-        except TimeoutError:
-            if reached:
-                raise NoQuorum from None
-            raise Unavailable("the storage engine does not run; see the manager's log") from None
-
-    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
-        return await self._retry(lambda: self._terms.ask(RANGE, request))
 
     async def read(self, key: bytes, *, linearizable: bool = True) -> Entry | None:
         """See `Engine.read`."""
         check_key(key)
-        reply = await self._range(pb.RangeRequest(key=DATA + key, serializable=not linearizable))
+        reply = await self._calls.range(
+            pb.RangeRequest(key=DATA + key, serializable=not linearizable)
+        )
         return entry_of(reply.kvs[0]) if reply.kvs else None
 
     async def list_page(
@@ -254,7 +155,7 @@ class EtcdEngine:
                 serializable=not linearizable,
             )
             try:
-                reply = await self._range(request)
+                reply = await self._calls.range(request)
             except Compacted:
                 raise Compacted(revision + 1) from None
             revision, more = revision or reply.header.revision, reply.more
@@ -264,16 +165,15 @@ class EtcdEngine:
                 start = reply.kvs[-1].key + b"\0"
         return Page(tuple(entries), revision, more)
 
-    async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
         """See `Engine.watch`."""
         if from_revision < 1:
             raise InvalidRequest("a watch starts at revision 1 or later")
-        async for batch in watch(self._channel, DATA + prefix, from_revision):
-            yield batch
+        return watch(self._channel, DATA + prefix, from_revision)
 
     async def barrier(self) -> int:
         """See `Engine.barrier`."""
-        reply = await self._range(pb.RangeRequest(key=DATA, keys_only=True))
+        reply = await self._calls.range(pb.RangeRequest(key=DATA, keys_only=True))
         return reply.header.revision
 
     async def campaign(self, name: str, holder: str, ttl_s: float) -> Leadership:
@@ -283,7 +183,7 @@ class EtcdEngine:
 
     async def holders(self) -> dict[str, str]:
         """See `Engine.holders`."""
-        reply = await self._range(self._campaigns.listing())
+        reply = await self._calls.range(self._campaigns.listing())
         return {kv.key[1:].decode(): kv.value.decode() for kv in reply.kvs}
 
     async def compact(self, revision: int) -> None:
@@ -294,7 +194,7 @@ class EtcdEngine:
             return
         request = pb.CompactionRequest(revision=revision - 1)
         try:
-            await self._retry(lambda: self._channel.ask(COMPACT, request, timeout_s=STATUS_S))
+            await self._calls.retry(lambda: self._channel.ask(COMPACT, request, timeout_s=STATUS_S))
         except Compacted:
             return
 
@@ -346,28 +246,5 @@ class EtcdEngine:
     async def close(self) -> None:
         """See `Engine.close`. Held duties end with their leases."""
         self._campaigns.close()
-        self._terms.close()
+        self._calls.close()
         await self._channel.close()
-
-
-class _Attempts:
-    """What is known of the attempts under one request id."""
-
-    def __init__(self) -> None:
-        self.may_land = False
-        self.met_full = False
-        self.reason = "the storage engine does not answer"
-
-    def note(self, fate: Fate, reason: str) -> None:
-        """Remember an attempt that brought no reply."""
-        self.may_land = self.may_land or fate is Fate.UNKNOWN
-        self.met_full = fate is Fate.FULL
-        self.reason = reason
-
-
-def _refusal(error: grpc.aio.AioRpcError, fate: Fate) -> ClusterError:
-    if fate is Fate.COMPACTED:
-        return Compacted(0)
-    if fate is Fate.FULL:
-        return StorageFull()
-    return InvalidRequest(f"the storage engine refuses: {error.details()}")

@@ -47,7 +47,7 @@ class EtcdCampaigns:
             try:
                 duty = await self._try(name, holder, ttl)
                 if duty is not None:
-                    self._held.add(duty)
+                    self._held = {held for held in self._held if not held.is_over} | {duty}
                     return duty
                 await self._vacancy(name)
             except grpc.aio.AioRpcError:

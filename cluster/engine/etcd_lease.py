@@ -88,6 +88,11 @@ class EtcdDuty:
         """The compare that fails as soon as the duty is lost."""
         return self._guard
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the duty was lost or given up."""
+        return self._ended.is_set()
+
     async def lost(self) -> None:
         """Return when the duty is certainly or possibly lost."""
         await self._ended.wait()

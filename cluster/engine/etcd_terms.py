@@ -47,7 +47,8 @@ class TermWatch:
                     raise NewTerm
                 term_at_start = term_at_start or self.term
         finally:
-            asking.cancel()
+            if not asking.cancel() and not asking.cancelled():
+                asking.exception()  # an answer that came too late is nobody's to miss
 
     async def _poll(self, asking: asyncio.Task[Reply]) -> None:
         """Learn the term, or return early with the reply."""

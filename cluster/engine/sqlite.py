@@ -33,7 +33,8 @@ from cluster.engine.seam import (
     Page,
     WatchBatch,
 )
-from cluster.engine.sqlite_file import PAGE_BYTES, Broken, SqliteFile
+from cluster.engine.sqlite_disk import PAGE_BYTES
+from cluster.engine.sqlite_file import Broken, SqliteFile
 from cluster.protocol.errors import InvalidRequest, Unavailable
 from cluster.system import Clock
 
@@ -160,10 +161,13 @@ class SqliteEngine:
         del linearizable
         return await self._read(lambda: self._file.list_page(prefix, after, at_revision, limit))
 
-    async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
         """See `Engine.watch`."""
         if from_revision < 1:
             raise InvalidRequest("a watch starts at revision 1 or later")
+        return self._watch(prefix, from_revision)
+
+    async def _watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
         following = from_revision
         while True:
             changed = self._changed  # taken before the look, so that no commit slips between

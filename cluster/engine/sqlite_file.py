@@ -10,7 +10,6 @@ opening is kept for a whole term from this opening on, since no clock spans both
 """
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -29,16 +28,15 @@ from cluster.engine.seam import (
     Put,
     WatchBatch,
 )
+from cluster.engine.sqlite_disk import PAGE_BYTES, connect, create, give_up, lock, sync_directory
 from cluster.engine.sqlite_rows import SCHEMA, apply, bounds, holds, met, now
 from cluster.protocol.errors import (
     Compacted,
     IntegrityError,
     InvalidRequest,
     StorageFull,
-    Unavailable,
 )
 
-PAGE_BYTES = 4096
 SPARE_PAGES = 256
 """What writes that free space may use above the quota."""
 RETAINED_REVISIONS = 1_000
@@ -58,15 +56,15 @@ class SqliteFile:
         self.quota_pages = quota_bytes // PAGE_BYTES
         self._opened_s = opened_s
         self._broken = False
-        self._lock = _lock(path)
+        self._lock = lock(path)
         try:
-            _create(path)
-            self._writer = _connect(path)
-            self._reader = _connect(path)
+            create(path)
+            self._writer = connect(path)
+            self._reader = connect(path)
             if not self._writer.execute("SELECT 1 FROM sqlite_schema").fetchone():
                 self._writer.executescript(f"BEGIN; {SCHEMA} COMMIT;")
             self._begin_opening()
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except sqlite3.Error as error:
             os.close(self._lock)
             raise IntegrityError(f"the store cannot be opened ({error.sqlite_errorname})") from None
@@ -100,13 +98,13 @@ class SqliteFile:
             yield db
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            _give_up(db)
+            give_up(db)
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise StorageFull from None
             self._broken = True
             raise Broken(error.sqlite_errorname) from None
         except BaseException:
-            _give_up(db)
+            give_up(db)
             raise
 
     def transact(
@@ -277,7 +275,7 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise IntegrityError(f"the store cannot be read ({error.sqlite_errorname})") from None
         finally:
-            _give_up(db)
+            give_up(db)
 
     def size_bytes(self) -> int:
         """Return the size of the pages in use."""
@@ -290,45 +288,3 @@ class SqliteFile:
         self._reader.close()
         self._writer.close()
         os.close(self._lock)
-
-
-def _lock(path: Path) -> int:
-    """Lock a file beside the store: closing the store itself would drop SQLite's own locks."""
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Unavailable("another process has the store open; stop that manager first") from None
-    return lock
-
-
-def _create(path: Path) -> None:
-    """Make the file before SQLite does, in its final mode; the log inherits it."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    path.chmod(0o600)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the files' names durable, not only their contents."""
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    db.execute(f"PRAGMA page_size = {PAGE_BYTES:d}")
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA temp_store = MEMORY")
-    db.execute("PRAGMA cell_size_check = ON")
-    return db
-
-
-def _give_up(db: sqlite3.Connection) -> None:
-    with contextlib.suppress(sqlite3.Error):
-        if db.in_transaction:
-            db.execute("ROLLBACK")

@@ -111,10 +111,10 @@ async def test_an_unknown_outcome_is_settled_by_sending_again(member: RunningMem
 
 async def test_a_lost_lease_of_request_ids_is_replaced(engine: EtcdEngine) -> None:
     await commit(engine, Put(b"k", b"1"))
-    lease = await engine._lease.current()
+    lease = await engine._calls.lease.current()
     await engine._channel.ask(LEASE_REVOKE, pb.LeaseRevokeRequest(ID=lease))
     await commit(engine, Put(b"k", b"2"))
-    assert await engine._lease.current() != lease
+    assert await engine._calls.lease.current() != lease
 
 
 async def test_a_duty_is_lost_when_its_member_is_silent(member: RunningMember) -> None:

@@ -110,7 +110,7 @@ async def test_without_a_majority_nothing_is_decided(members: list[RunningMember
     await commit(last.engine, Put(b"before", b"v"))
     for member in members[1:]:
         await member.kill()
-    last.engine._give_up_s = 1.0
+    last.engine._calls._give_up_s = 1.0
     outcome = await last.engine.transact(once, [], [Put(b"k", b"v")])
     assert isinstance(outcome, OutcomeUnknown)
     assert isinstance(await last.engine.cancel(once), OutcomeUnknown)
