@@ -1,0 +1,155 @@
+"""The argument parser of every command, the flags that commands share, and how their text is read.
+
+An argument that should not be there is never repeated in an error: it may be a value that was typed
+where a file belongs.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cluster.cli.output import ExitCode, complain
+
+DEFAULT_ADMIN_SOCKET = "/run/strongroom/admin.sock"
+DEFAULT_TIMEOUT_S = 30.0
+
+_UNITS_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_NUMBER = re.compile(r"[0-9]{1,10}")
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d|)")
+
+
+class Parser(argparse.ArgumentParser):
+    """Argparse with this command's error lines and without abbreviated flags."""
+
+    def __init__(
+        self,
+        prog: str | None = None,
+        *,
+        description: str | None = None,
+        epilog: str | None = None,
+        add_help: bool = True,
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            add_help=add_help,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where help is, and exit with the usage code."""
+        raise SystemExit(complain(f"{message}; see `{self.prog} --help`", ExitCode.USAGE))
+
+    def parse_strictly(self, words: Sequence[str], given: argparse.Namespace) -> argparse.Namespace:
+        """Return the parsed arguments, or exit when some are left over."""
+        args, extra = self.parse_known_args(words, given)
+        flags = [word.partition("=")[0] for word in extra if word.startswith("-")]
+        if flags:
+            self.error(f"there is no flag {flags[0]} here")
+        if extra:
+            self.error("there are too many arguments")
+        return args
+
+
+def verbs_of(parser: Parser) -> "argparse._SubParsersAction[Parser]":
+    """Return where a noun's verbs are added."""
+    return parser.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True)
+
+
+def add_connection(parser: Parser) -> None:
+    """Add the flags of every command that talks to the API."""
+    # SUPPRESS: what stood before the command (`strongroom --context X ...`) is kept.
+    parser.add_argument(
+        "--context",
+        metavar="NAME",
+        default=argparse.SUPPRESS,
+        help="the cluster to talk to (default: $STRONGROOM_CONTEXT, else `context use`)",
+    )
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="how to print (default: table)"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print names or ids only")
+
+
+def add_admin_socket(parser: Parser) -> None:
+    """Add the flag that names the local manager's admin socket."""
+    parser.add_argument(
+        "--admin-socket",
+        metavar="PATH",
+        default=DEFAULT_ADMIN_SOCKET,
+        help=f"the local manager's socket (default: {DEFAULT_ADMIN_SOCKET})",
+    )
+
+
+def add_waiting(parser: Parser) -> None:
+    """Add the flags of commands that wait until what they asked for is true."""
+    parser.add_argument(
+        "--timeout",
+        type=duration,
+        default=DEFAULT_TIMEOUT_S,
+        metavar="TIME",
+        help="how long to wait for the nodes (default: 30s); afterwards exit 4, the change stays",
+    )
+    parser.add_argument("--detach", action="store_true", help="do not wait for the nodes")
+
+
+def add_labels(parser: Parser, flag: str = "--label", help_text: str = "set a label") -> None:
+    """Add a repeatable KEY=VALUE flag."""
+    parser.add_argument(
+        flag, type=label, action="append", default=[], metavar="KEY=VALUE", help=help_text
+    )
+
+
+def label(text: str) -> tuple[str, str]:
+    """Return key and value of `KEY=VALUE`."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError("labels read KEY=VALUE")
+    return key, value
+
+
+def label_filter(text: str) -> str:
+    """Return `KEY=VALUE` of a filter that reads `label=KEY=VALUE`."""
+    kind, equals, rest = text.partition("=")
+    if kind != "label" or not equals or "=" not in rest.strip("="):
+        raise argparse.ArgumentTypeError("filters read label=KEY=VALUE")
+    return rest
+
+
+def duration(text: str) -> float:
+    """Return the seconds in `30s`, `500ms`, `2m`, `1h`, `7d` or `30`."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError("times read 30s, 500ms, 2m, 1h or 7d")
+    return float(found.group(1)) * _UNITS_S[found.group(2)]
+
+
+def count(text: str) -> int:
+    """Return a whole number, zero included."""
+    if _NUMBER.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("takes a whole number")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Return a whole number of at least 1."""
+    number = count(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("takes a whole number from 1 on")
+    return number
+
+
+def user_id(text: str) -> int:
+    """Return a numeric uid or gid."""
+    if _NUMBER.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError("takes a numeric id: names differ between nodes")
+    return int(text)
+
+
+def on_terminal() -> bool:
+    """Return whether progress may be drawn: standard error is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()

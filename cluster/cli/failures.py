@@ -1,0 +1,111 @@
+"""From any failure to one error line and an exit code; from an answer to the error it means.
+
+The table of exit codes is by the classes of `cluster.protocol.errors`. What is not one of them is
+shown by its type and place only: its text may quote input.
+"""
+
+import json
+from typing import Final
+
+from cluster.cli.output import ExitCode, complain
+from cluster.protocol.errors import (
+    ClusterError,
+    Conflict,
+    InternalFailure,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PermissionDenied,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
+)
+
+_EXIT_CODES: Final[tuple[tuple[type[ClusterError], ExitCode], ...]] = (
+    (Unauthenticated, ExitCode.NOT_PERMITTED),
+    (PermissionDenied, ExitCode.NOT_PERMITTED),
+    (Unavailable, ExitCode.UNAVAILABLE),
+    (TooManyRequests, ExitCode.UNAVAILABLE),
+)
+
+_BY_STATUS: Final[dict[int, type[ClusterError]]] = {
+    400: InvalidRequest,
+    401: Unauthenticated,
+    403: PermissionDenied,
+    404: NotFound,
+    405: NotFound,
+    409: Conflict,
+    413: PayloadTooLarge,
+    429: TooManyRequests,
+    503: Unavailable,
+}
+"""For codes that a newer manager may send."""
+
+
+def explain(error: Exception) -> ExitCode:
+    """Print what went wrong and what to do next, and return the exit code."""
+    match error:
+        case ClusterError():
+            return complain(error.message, exit_code(error))
+        case TimeoutError():
+            return complain(
+                "no manager answered in time; see `strongroom status`", ExitCode.UNAVAILABLE
+            )
+        case OSError():
+            where = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            return complain(f"{where}{error.strerror or type(error).__name__}")
+        case _:
+            return complain(
+                f"this command failed ({type(error).__name__} at {_place(error)}); "
+                "please report it with `strongroom --version`"
+            )
+
+
+def exit_code(error: ClusterError) -> ExitCode:
+    """Return the exit code of an error."""
+    for kind, code in _EXIT_CODES:
+        if isinstance(error, kind):
+            return code
+    return ExitCode.FAILED
+
+
+def error_of(status: int, body: bytes) -> ClusterError | None:
+    """Return the error an answer means, or None for a good one."""
+    if status < 400:  # noqa: PLR2004  # where HTTP's errors begin
+        return None
+    try:
+        content = json.loads(body)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        content = {}
+    return stated_error(content, status)
+
+
+def stated_error(content: dict[str, object], status: int = 500) -> ClusterError:
+    """Return the error in `{"code", "message"}`; `status` helps with a code we do not know."""
+    kind = _by_code(content.get("code")) or _BY_STATUS.get(status, InternalFailure)
+    message = content.get("message")
+    if not isinstance(message, str) or not message:
+        message = kind.default_message
+    # Not by the class's own constructor: some take what only the manager knows.
+    return kind.__new__(kind, message)
+
+
+def _by_code(code: object) -> type[ClusterError] | None:
+    kinds: list[type[ClusterError]] = list(ClusterError.__subclasses__())
+    while kinds:
+        kind = kinds.pop()
+        if kind.code == code:
+            return kind
+        kinds.extend(kind.__subclasses__())
+    return None
+
+
+def _place(error: Exception) -> str:
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return "an unknown place"
+    return f"{place.tb_frame.f_code.co_filename.rpartition('/')[2]}:{place.tb_lineno}"

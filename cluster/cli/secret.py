@@ -1,0 +1,133 @@
+"""`strongroom secret`: values go in by file or standard input; nothing brings one out."""
+
+from argparse import Namespace
+
+from cluster.cli import answers
+from cluster.cli.arguments import (
+    Parser,
+    add_connection,
+    add_labels,
+    add_waiting,
+    label_filter,
+    verbs_of,
+)
+from cluster.cli.connection import connect, path_of
+from cluster.cli.credentials import read_value
+from cluster.cli.output import ExitCode, print_object, print_result, print_rows
+
+_COLUMNS = (
+    ("NAME", "name"),
+    ("VERSION", "primary"),
+    ("SIZE", "size"),
+    ("USED BY", "used_by"),
+    ("LABELS", "labels"),
+    ("UPDATED", "updated_at"),
+)
+
+
+def add_commands(parser: Parser) -> None:
+    """Add the verbs of `strongroom secret`."""
+    verbs = verbs_of(parser)
+
+    create = verbs.add_parser("create", help="store a new secret", description=_VALUE_HELP)
+    create.add_argument("name", metavar="NAME")
+    create.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
+    add_labels(create)
+    add_connection(create)
+    create.set_defaults(run=_create)
+
+    ls = verbs.add_parser("ls", help="list secrets")
+    ls.add_argument(
+        "--filter",
+        type=label_filter,
+        action="append",
+        default=[],
+        metavar="label=KEY=VALUE",
+        help="only secrets with this label",
+    )
+    add_connection(ls)
+    ls.set_defaults(run=_list)
+
+    inspect = verbs.add_parser("inspect", help="show a secret's versions and who uses it")
+    inspect.add_argument("name", metavar="NAME")
+    add_connection(inspect)
+    inspect.set_defaults(run=_inspect)
+
+    rotate = verbs.add_parser(
+        "rotate",
+        help="give a secret a new value on every node that holds it",
+        description=f"Adds a version, makes it primary, and waits for the nodes. {_VALUE_HELP}",
+    )
+    rotate.add_argument("name", metavar="NAME")
+    rotate.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
+    add_waiting(rotate)
+    add_connection(rotate)
+    rotate.set_defaults(run=_rotate)
+
+    label = verbs.add_parser("label", help="set and remove labels")
+    label.add_argument("name", metavar="NAME")
+    add_labels(label, "--add")
+    label.add_argument("--remove", action="append", default=[], metavar="KEY", help="remove one")
+    add_connection(label)
+    label.set_defaults(run=_label)
+
+    rm = verbs.add_parser("rm", help="remove secrets that nothing refers to")
+    rm.add_argument("names", metavar="NAME", nargs="+")
+    add_connection(rm)
+    rm.set_defaults(run=_remove)
+
+
+_VALUE_HELP = "The value is read from FILE, or from standard input: never from an argument."
+
+
+def _create(args: Namespace) -> int:
+    value = read_value(args.file)
+    query = [("name", args.name), *(("label", f"{key}={item}") for key, item in args.label)]
+    answer = connect(args).write("POST", "/v1/secrets", query=query, value=value)
+    print_result(args, answer, f"secret {args.name} created, version 1", "name")
+    return ExitCode.DONE
+
+
+def _list(args: Namespace) -> int:
+    query = [("label", text) for text in args.filter]
+    secrets = answers.rows(connect(args).get("/v1/secrets", query), "secrets")
+    rows = secrets if args.format == "json" else [{**row, **_primary(row)} for row in secrets]
+    print_rows(args, rows, _COLUMNS)
+    return ExitCode.DONE
+
+
+def _inspect(args: Namespace) -> int:
+    print_object(args, connect(args).get(path_of("secrets", args.name)))
+    return ExitCode.DONE
+
+
+def _rotate(args: Namespace) -> int:
+    from cluster.cli.rollouts import follow
+
+    value = read_value(args.file)
+    connection = connect(args)
+    answer = connection.write("POST", path_of("secrets", args.name, "versions"), value=value)
+    return follow(args, connection, answer, f"version {answers.number(answer, 'version')}")
+
+
+def _label(args: Namespace) -> int:
+    change = {"add": dict(args.add), "remove": args.remove}
+    answer = connect(args).write("PATCH", path_of("secrets", args.name, "labels"), change)
+    print_result(args, answer, f"secret {args.name} labelled", "name")
+    return ExitCode.DONE
+
+
+def _remove(args: Namespace) -> int:
+    connection = connect(args)
+    for name in args.names:
+        answer = connection.write("DELETE", path_of("secrets", name))
+        print_result(args, answer, f"secret {name} removed", "name")
+    return ExitCode.DONE
+
+
+def _primary(secret: answers.Answer) -> answers.Answer:
+    """Return number and size of the primary version, for the table."""
+    for version in answers.rows(secret, "versions"):
+        if version.get("state") == "primary":
+            return {"primary": version.get("number"), "size": version.get("size")}
+    return {}

@@ -1,0 +1,169 @@
+"""From flags to a service's spec, and from a spec and flags to the next one. Pure.
+
+Says only what was asked for; what a manager defaults or refuses is the manager's business.
+"""
+
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from cluster.cli.answers import Answer, nested, rows, texts
+from cluster.cli.arguments import Parser, add_labels, count, duration, user_id
+from cluster.protocol.errors import InvalidRequest
+
+_REFERENCE_FIELDS: Final = ("source", "target", "uid", "gid", "mode", "version", "on-lease-loss")
+
+
+def reference(text: str) -> Answer:
+    """Return the reference in `NAME` or `source=NAME,target=FILE,uid=,gid=,mode=,version=`."""
+    if "=" not in text and "," not in text:
+        return {"source": text}
+    fields: Answer = {}
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if key not in _REFERENCE_FIELDS or not equals or not value or key in fields:
+            raise ArgumentTypeError(
+                f"reads NAME, or source=NAME with any of {', '.join(_REFERENCE_FIELDS[1:])}, "
+                "each once"
+            )
+        fields[key] = user_id(value) if key in {"uid", "gid"} else value
+    if "source" not in fields:
+        raise ArgumentTypeError("names no source; it reads source=NAME,target=FILE")
+    return {key.replace("-", "_"): value for key, value in fields.items()}
+
+
+def add_spec_flags(parser: Parser) -> None:
+    """Add the flags of `service create` and `service update`."""
+    parser.add_argument(
+        "--secret",
+        type=reference,
+        action="append",
+        metavar="SECRET",
+        help="a secret's name, or source=NAME,target=FILE,uid=N,gid=N,mode=0440,"
+        "version=primary|N,on-lease-loss=keep|wipe; repeatable",
+    )
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        metavar="EXPR",
+        help="where tasks may run: node.labels.KEY==VALUE, node.name!=NAME; repeatable, all hold",
+    )
+    how_many = parser.add_mutually_exclusive_group()
+    how_many.add_argument("--replicas", type=count, metavar="N", help="tasks, each on its own node")
+    how_many.add_argument(
+        "--global", dest="is_global", action="store_true", help="one task on every node that fits"
+    )
+    parser.add_argument("--uid", type=user_id, metavar="N", help="the service's uid on the nodes")
+    parser.add_argument("--gid", type=user_id, metavar="N", help="the service's gid")
+    add_labels(parser)
+    on_change = parser.add_mutually_exclusive_group()
+    on_change.add_argument(
+        "--on-change-signal", metavar="NAME", help="signal sent after a swap: HUP, USR1, ..."
+    )
+    on_change.add_argument(
+        "--on-change-command",
+        action="append",
+        metavar="WORD",
+        help="program run after a swap, as the service; repeat the flag for each argument",
+    )
+    parser.add_argument(
+        "--on-change-timeout", type=duration, metavar="TIME", help="how long it may take"
+    )
+
+
+def add_change_flags(parser: Parser) -> None:
+    """Add the flags that change the present spec instead of replacing a part of it."""
+    parser.add_argument(
+        "--secret-add",
+        type=reference,
+        action="append",
+        default=[],
+        metavar="SECRET",
+        help="add a reference, or replace the one with its target",
+    )
+    parser.add_argument(
+        "--secret-rm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="remove the references to a secret, or the one with this target",
+    )
+    parser.add_argument("--constraint-add", action="append", default=[], metavar="EXPR")
+    parser.add_argument("--constraint-rm", action="append", default=[], metavar="EXPR")
+    add_labels(parser, "--label-add")
+    parser.add_argument("--label-rm", action="append", default=[], metavar="KEY")
+    parser.add_argument(
+        "--on-change-rm", action="store_true", help="do nothing any more after a swap"
+    )
+
+
+def draft_of(args: Namespace) -> Answer:
+    """Return the draft of a new service."""
+    return {"name": args.name, **_given(args, {})}
+
+
+def changed_spec(name: str, spec: Answer, args: Namespace) -> Answer:
+    """Return a draft: the present spec with what the flags replace, then add, then remove."""
+    draft = {**spec, **_given(args, spec)}
+    draft["references"] = _changed_references(
+        rows(draft, "references"), args.secret_add, args.secret_rm
+    )
+    kept = [text for text in texts(draft, "constraints") if text not in args.constraint_rm]
+    draft["constraints"] = [*dict.fromkeys((*kept, *args.constraint_add))]
+    labels = {**nested(draft, "labels"), **dict(args.label_add)}
+    draft["labels"] = {key: value for key, value in labels.items() if key not in args.label_rm}
+    if args.on_change_rm:
+        draft["on_change"] = None
+    if draft.get("replicas") is None:
+        # A global spec shows no number, and a draft takes one or none.
+        draft.pop("replicas", None)
+    return {"name": name, **draft}
+
+
+def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
+    """Return the parts of a spec that flags name."""
+    given: Answer = {
+        "references": args.secret,
+        "constraints": args.constraint,
+        "uid": args.uid,
+        "gid": args.gid,
+        "labels": dict(args.label) or None,
+        "on_change": _on_change(args, present.get("on_change")),
+    }
+    if args.is_global:
+        given["global"] = True
+    elif args.replicas is not None:
+        given |= {"replicas": args.replicas, "global": False}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _on_change(args: Namespace, present: object) -> Answer | None:
+    timeout: Answer = {}
+    if args.on_change_timeout is not None:
+        timeout = {"timeout_s": args.on_change_timeout}
+    if args.on_change_signal:
+        return {"signal": args.on_change_signal, **timeout}
+    if args.on_change_command:
+        return {"command": args.on_change_command, **timeout}
+    if not timeout:
+        return None
+    if not isinstance(present, dict):
+        raise InvalidRequest("--on-change-timeout goes with --on-change-signal or -command")
+    return {**present, **timeout}
+
+
+def _changed_references(
+    references: Sequence[Answer], added: Sequence[Answer], removed: Sequence[str]
+) -> list[Answer]:
+    by_target = {_target(one): one for one in references}
+    for name in removed:
+        gone = [target for target, one in by_target.items() if name in {target, one["source"]}]
+        if not gone:
+            raise InvalidRequest(f"the service has no reference to {name}; see `service inspect`")
+        for target in gone:
+            del by_target[target]
+    return [*({**by_target, **{_target(one): one for one in added}}).values()]
+
+
+def _target(one: Answer) -> str:
+    return str(one.get("target") or one["source"])
