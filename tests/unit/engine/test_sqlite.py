@@ -2,20 +2,29 @@
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.engine.seam import REQUEST_TTL_S, Absent, Cancelled, Committed, CompareFailed, Put
+from cluster.engine.seam import (
+    REQUEST_TTL_S,
+    Absent,
+    Cancelled,
+    Committed,
+    CompareFailed,
+    OutcomeUnknown,
+    Put,
+)
 from cluster.engine.sqlite import SqliteEngine
 from cluster.engine.sqlite_file import RETAINED_REVISIONS
-from cluster.protocol.errors import Compacted, IntegrityError, Unavailable
+from cluster.protocol.errors import Compacted, IntegrityError, StorageFull, Unavailable
 from tests.support.clock import ManualClock
 from tests.unit.engine.conformance import (
     SMALL_QUOTA_BYTES,
@@ -184,6 +193,64 @@ async def test_abandoned_write_still_wakes_watches(engine: SqliteEngine, path: P
         blocker.execute("ROLLBACK")
     async with asyncio.timeout(20):  # below the time after which a watch looks by itself
         assert (await watching)[0].changes[0].entry.value == b"v"
+
+
+async def test_a_failed_disk_ends_writing_until_the_store_is_opened_again(
+    path: Path, clock: ManualClock
+) -> None:
+    async with opened(path, clock) as engine:
+        kept = await commit(engine, Put(b"k", b"kept"))
+        lost = request_id()
+        usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, usual[1]))
+        try:
+            outcome = await engine.transact(lost, [], [Put(b"k", bytes(900_000))])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        assert isinstance(outcome, OutcomeUnknown)
+        assert isinstance(await engine.transact(lost, [], [Put(b"k", b"")]), OutcomeUnknown)
+        assert isinstance(await engine.cancel(lost), OutcomeUnknown)
+        with pytest.raises(Unavailable):
+            await engine.compact(kept.revision)
+        assert (await present(engine, b"k")).value == b"kept"
+    async with opened(path, clock) as engine:
+        assert await engine.cancel(lost) == Cancelled()
+        assert (await commit(engine, Put(b"k", b"new"))).revision > kept.revision
+
+
+@pytest.mark.needs_root
+async def test_a_full_disk_refuses_writes_and_keeps_what_was_acknowledged(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        path = disk / "store.db"
+        async with opened(path, clock) as engine:
+            acknowledged = await _fill_disk(engine)
+            assert (await present(engine, b"%08d" % acknowledged)).value == b"v" * 9_000
+        async with opened(path, clock) as engine:
+            for number in range(acknowledged + 1):
+                assert (await present(engine, b"%08d" % number)).value == b"v" * 9_000
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    """Mount a disk of 2 MB."""
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+async def _fill_disk(engine: SqliteEngine) -> int:
+    """Write until it is refused; return the last acknowledged number."""
+    for number in range(10_000):
+        try:
+            await commit(engine, Put(b"%08d" % number, b"v" * 9_000))
+        except StorageFull:
+            return number - 1
+    pytest.fail("the disk never filled")
 
 
 @pytest.mark.parametrize("after", [1, 40, 160])
