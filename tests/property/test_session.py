@@ -55,6 +55,8 @@ def play(world: World, history: History, script: list[Step]) -> None:
                 world.restart()
             case "tick", float(seconds):
                 world.tick(seconds)
+            case _:
+                pass  # nothing is under way to do it to
 
 
 @given(scripts(40))

@@ -1,0 +1,12 @@
+"""Writes the trace files anew: `python -m tests.simulation.rewrite`; read the diff before you commit it."""
+
+from pathlib import Path
+
+from tests.simulation.scenarios import SCENARIOS, trace_of
+
+TRACES = Path(__file__).parent / "traces"
+
+if __name__ == "__main__":
+    TRACES.mkdir(exist_ok=True)
+    for name in SCENARIOS:
+        (TRACES / f"{name}.txt").write_text(trace_of(name))
