@@ -6,8 +6,21 @@ their text may quote input.
 
 import logging
 import sys
+import traceback
 
 import structlog
+
+
+class _PlaceOnly(logging.Formatter):
+    """Formats library events; of an exception it keeps the type and the place."""
+
+    def formatException(self, ei: object) -> str:  # noqa: N802  # logging's name
+        """Return where it happened and what kind it was, never its text, which may quote input."""
+        if not isinstance(ei, tuple) or ei[0] is None:
+            return ""
+        frames = traceback.extract_tb(ei[2])
+        place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+        return f"{ei[0].__name__}{place}"
 
 
 def configure_logs(log_format: str) -> None:
@@ -28,6 +41,6 @@ def configure_logs(log_format: str) -> None:
         cache_logger_on_first_use=True,
     )
     # Libraries (uvicorn, asyncio, grpc) say little and only when something is wrong.
-    logging.basicConfig(
-        level=logging.WARNING, format="%(name)s %(levelname)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PlaceOnly("%(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

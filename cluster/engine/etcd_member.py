@@ -58,6 +58,8 @@ class MemberSettings:
     """Certificate and key in one file, so that renewal replaces both at once."""
     peer_ca_pem: Path
     quota_bytes: int = QUOTA_BYTES
+    inherit: tuple[int, ...] = ()
+    """Files the member takes over open: a PEM in a memfd is named by /proc/self/fd/N and never lies on a disk."""
 
     @property
     def socket_path(self) -> Path:
@@ -180,6 +182,7 @@ class EtcdMember:
                 sys.executable, "-I", "-S", etcd_launch.__file__, str(os.getpid()), *command,
                 cwd=self.settings.run_dir,
                 env=ENVIRONMENT,
+                pass_fds=self.settings.inherit,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
