@@ -1,9 +1,10 @@
 """Audit chains: one per manager, boot and lane; each link holds the digest of the link before.
 
-Owns making links, verifying them and reading them back. A global chain would serialise every write of the cluster;
-chains per lane only need one transaction in flight per lane. A link is sealed into the transaction whose writes it tells
-of, so neither exists without the other. Every chain is registered (`AuditStreamRecord`) by its first transaction. What a
-chain cannot show is that its newest links were cut off together with what they told of. Source: ADR 0007.
+Owns making links, verifying them and reading them back. A global chain would serialise every write
+of the cluster; chains per lane only need one transaction in flight per lane. A link is sealed into
+the transaction whose writes it tells of, so neither exists without the other. Every chain is
+registered (`AuditStreamRecord`) by its first transaction. What a chain cannot show is that its
+newest links were cut off together with what they told of. Source: ADR 0007.
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -60,7 +61,7 @@ class ChainHead:
         )
 
     def after(self, record: AuditRecord) -> "ChainHead":
-        """Return the head behind a link that was committed; raise AuditChainBroken if it does not follow."""
+        """Return the head behind a committed link; raise AuditChainBroken if it does not follow."""
         if record != self.link(record.entries, record.writes):
             raise AuditChainBroken(
                 f"link {record.sequence} of {self.stream} does not follow link {self.sequence}"
@@ -95,7 +96,8 @@ def verify_chain(records: Iterable[AuditRecord], checkpoint: ChainHead | None = 
 def written_generations(records: Iterable[AuditRecord]) -> dict[bytes, int]:
     """Return the highest generation that the links tell of, by blinded key; removals are left out.
 
-    A key whose stored generation is lower was rolled back. Links of several chains may come in any order.
+    A key whose stored generation is lower was rolled back. Links of several chains may come in any
+    order.
     """
     highest: dict[bytes, int] = {}
     for record in records:

@@ -1,6 +1,8 @@
-"""The barrier: a revision behind every write acknowledged anywhere before the call, shown by this manager's view.
+"""The barrier: a revision behind every write acknowledged anywhere before the call, shown by this
+manager's view.
 
-Callers that arrive while a round runs share the next one: a round that had begun before they asked proves nothing to them.
+Callers that arrive while a round runs share the next one: a round that had begun before they asked
+proves nothing to them.
 """
 
 import asyncio
@@ -28,7 +30,7 @@ class Barrier:
         self._next: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        """Return the revision; raise NoQuorum if no majority answers in time, Unavailable if the view lags."""
+        """Return the revision; raise NoQuorum without a majority, Unavailable if the view lags."""
         if self._next is None:
             self._next = asyncio.create_task(self._round(self._running), name="store-barrier")
             self._next.add_done_callback(_retrieve)
@@ -57,8 +59,8 @@ class Barrier:
     async def _show(self, revision: int) -> None:
         """Wait until the view shows a revision.
 
-        A revision that changed none of our keys (a duty taken, a request id expired) is never brought by the watch; a write
-        of our own behind it is.
+        A revision that changed none of our keys (a duty taken, a request id expired) is never
+        brought by the watch; a write of our own behind it is.
         """
         try:
             await self._view.wait_for(revision, GRACE_S)

@@ -74,7 +74,7 @@ class Pending:
         return self.written | {compare.key for compare in self.compares}
 
     def operations(self, keyring: Keyring, entropy: Entropy) -> tuple[Operation, ...]:
-        """Return the sealed operations; sealed once per keyring, however often the write is merged."""
+        """Return the operations, sealed once per keyring however often the write is merged."""
         if self._sealed_by is not keyring:
             self._sealed = tuple(
                 Put(
@@ -146,8 +146,9 @@ def holds(compare: Compare, entry: Entry | None) -> bool:
 def take(queue: deque[Pending], keyring: Keyring, entropy: Entropy) -> list[Pending]:
     """Remove the writes of the next batch from the queue, in its order.
 
-    Writes whose caller gave up are dropped. The batch ends before a write that touches a key written earlier in it: its
-    compare was made against a state that the batch itself replaces, and a key takes one operation.
+    Writes whose caller gave up are dropped. The batch ends before a write that touches a key
+    written earlier in it: its compare was made against a state that the batch itself replaces, and
+    a key takes one operation.
     """
     batch: list[Pending] = []
     written: set[bytes] = set()

@@ -1,7 +1,9 @@
-"""The batcher: sends concurrent writes to the engine, merged, in two lanes, each with its audit chain.
+"""The batcher: sends concurrent writes to the engine, merged, in two lanes, each with its audit
+chain.
 
-Theory of operation. Writes wait in one queue; whichever lane is free takes the next batch at once, so a lone write is
-never delayed. A lane has one transaction in flight, because the next audit link needs the digest of the last.
+Theory of operation. Writes wait in one queue; whichever lane is free takes the next batch at once,
+so a lone write is never delayed. A lane has one transaction in flight, because the next audit link
+needs the digest of the last.
 
     answer of the engine     the batch's writes                         the lane's chain
     Committed                succeed                                    moves on
@@ -9,9 +11,11 @@ never delayed. A lane has one transaction in flight, because the next audit link
     OutcomeUnknown           settled by cancelling the request id:
       Committed                succeed                                  moves on
       Cancelled                merge again                              stays
-      still unknown            raise OutcomeUnknown                     unknown: the lane settles before its next batch
+      still unknown            raise OutcomeUnknown                     unknown: the lane settles
+      before its next batch
 
-Retrying singly after a conflict would collapse the throughput (4,155/s to 1,155/s at 2 % conflicts). Source: ADR 0002.
+Retrying singly after a conflict would collapse the throughput (4,155/s to 1,155/s at 2 %
+conflicts). Source: ADR 0002.
 """
 
 import asyncio
@@ -79,8 +83,9 @@ class Batcher:
     async def submit(self, write: Pending) -> int:
         """Return the revision at which the write was committed.
 
-        Raises what its compares met (AlreadyExists, StaleVersion, Conflict), what the engine refuses (StorageFull,
-        TransactionTooLarge), NoQuorum if it was certainly not sent, OutcomeUnknown if nobody can tell.
+        Raises what its compares met (AlreadyExists, StaleVersion, Conflict), what the engine
+        refuses (StorageFull, TransactionTooLarge), NoQuorum if it was certainly not sent,
+        OutcomeUnknown if nobody can tell.
         """
         if self._closed:
             raise errors.Unavailable("this manager is stopping; ask another manager")
@@ -196,7 +201,7 @@ class _Lane:
         return self.head.link(entries, tuple(pair for write in batch for pair in write.writes))
 
     def _own(self, record: AuditRecord, keyring: Keyring) -> tuple[list[Compare], list[Operation]]:
-        """Return what a transaction has besides its writes: the link and, with the first, the registration."""
+        """Return a transaction's own part: the link and, with the first, the registration."""
         key = keyring.stream_key(self.head.stream, record.sequence)
         sealed = [(AUDIT_KIND, key, record.sequence, encode(record))]
         if self.head.sequence == 0:

@@ -1,12 +1,14 @@
 """Rollback detection while running: may this state follow what was seen of its key before?
 
-Pure; remembers for every key the highest generation it saw, and goes on remembering after a removal. The generation comes from
-the envelope, so whoever can write to the engine may replay sealed states but can mint none. Source: ADR 0004.
+Pure; remembers for every key the highest generation it saw, and goes on remembering after a
+removal. The generation comes from the envelope, so whoever can write to the engine may replay
+sealed states but can mint none. Source: ADR 0004.
 
-Ids of most kinds are never used again, so whatever follows a removal is a replay. Names, tasks and the like do come back. Who
-creates one starts above the revision his view has reached, and so above all that it has seen; only a record that lived and
-died between his view and his commit can have a higher generation than its successor. Such a successor is told from a
-replay by its ciphertext: every seal is salted, so bytes that were seen before were copied.
+Ids of most kinds are never used again, so whatever follows a removal is a replay. Names, tasks and
+the like do come back. Who creates one starts above the revision his view has reached, and so above
+all that it has seen; only a record that lived and died between his view and his commit can have a
+higher generation than its successor. Such a successor is told from a replay by its ciphertext:
+every seal is salted, so bytes that were seen before were copied.
 """
 
 from collections import OrderedDict
@@ -56,7 +58,8 @@ class History:
     ) -> str | None:
         """Remember a state and return None, or return what is wrong with it.
 
-        `recreated`: the engine says that the key was removed and created since it was last looked at.
+        `recreated`: the engine says that the key was removed and created since it was last looked
+        at.
         """
         seal = sha256(sealed).digest()[:16]
         if recreated:
@@ -88,7 +91,8 @@ class History:
 
 
 def _following(past: _Past, generation: int, seal: bytes) -> str | None:
-    # A successor may stand below the state that it followed, so the ciphertext is looked at as well.
+    # A successor may stand below the state that it followed, so the ciphertext is looked at as
+    # well.
     if generation < past.generation or seal in past.earlier:
         return "a generation went back"
     if generation == past.generation and seal != past.seal:

@@ -1,8 +1,9 @@
 """Ingest: turns what the engine holds into the view, and refuses what cannot be true.
 
-Owns opening, the checks of identity (`kind` and `id` inside against the blinded key) and of history, and the watch. A
-record that fails is reported by kind and poisons its table; it is never skipped. Lists everything at one revision first,
-then follows the watch; where history was compacted away it lists again and takes in the difference.
+Owns opening, the checks of identity (`kind` and `id` inside against the blinded key) and of
+history, and the watch. A record that fails is reported by kind and poisons its table; it is never
+skipped. Lists everything at one revision first, then follows the watch; where history was compacted
+away it lists again and takes in the difference.
 """
 
 import asyncio
@@ -60,7 +61,7 @@ class Ingest:
         self._prefixes = {kind: keyring.kind_prefix(kind.value) for kind in Kind}
         self._kinds = {prefix: kind for kind, prefix in self._prefixes.items()}
         self._known: dict[bytes, tuple[Kind, str, int]] = {}
-        """Engine key -> kind, record id ("" for a secret value) and mod_revision of all that the view holds."""
+        """Engine key -> kind, id ("" for a secret value) and mod_revision of all in the view."""
 
     async def load(self) -> None:
         """List every kind at one revision and take in the difference to what the view holds.
@@ -147,7 +148,7 @@ class Ingest:
             self._view.fault("keyring", error.message)
 
     def _open(self, entry: Entry) -> _Staged | None:
-        """Return what is under a key of ours; None for a stream's key, and after a fault was reported."""
+        """Return what is under a key; None for a stream's key, and after a fault was reported."""
         kind = self._kinds.get(entry.key[:PREFIX_SIZE])
         if kind is None:
             return None

@@ -1,7 +1,8 @@
 """Key epochs: the first keyring of a store, and what a rotation of the record key leaves to do.
 
-`strongroom key rotate` stores a keyring with a new epoch; `reseal` then writes every older record again as it is, in batches that may stop
-and go on anywhere; when nothing is left under an old epoch, `drop_epoch` destroys its key. Source: docs/explanation/keys.md.
+`strongroom key rotate` stores a keyring with a new epoch; `reseal` then writes every older record
+again as it is, in batches that may stop and go on anywhere; when nothing is left under an old
+epoch, `drop_epoch` destroys its key. Source: docs/explanation/keys.md.
 """
 
 import asyncio
@@ -84,7 +85,8 @@ def _first_state(keyring: Keyring, record: Record, entropy: Entropy) -> Put:
 
 
 async def reseal(store: "SealedStore", batch: int = BATCH) -> AsyncIterator[int]:
-    """Write every record of an older key epoch again as it is; yield how many are done, after each batch.
+    """Write every record of an older key epoch again as it is; yield how many are done, after each
+    batch.
 
     May be stopped and started again at any time, on any manager, beside all other writes.
     """
@@ -96,7 +98,7 @@ async def reseal(store: "SealedStore", batch: int = BATCH) -> AsyncIterator[int]
 
 
 async def epochs_in_use(store: "SealedStore") -> frozenset[int]:
-    """Return the key epochs that a record, a value or an audit link is sealed under, the current one included."""
+    """Return the epochs that any record, value or audit link needs, and the current one."""
     view = store.view
     epochs = {store.keyring.current}
     for kind in Kind:
@@ -113,12 +115,14 @@ async def epochs_in_use(store: "SealedStore") -> frozenset[int]:
 async def drop_epoch(store: "SealedStore", epoch: int, audit: tuple[AuditEntry, ...] = ()) -> int:
     """Destroy the key of an epoch and return the revision; raise Conflict while something needs it.
 
-    Nothing can be sealed under it meanwhile: every transaction compares the keyring, whose current epoch is a later one.
+    Nothing can be sealed under it meanwhile: every transaction compares the keyring, whose current
+    epoch is a later one.
     """
     await store.barrier()
     if epoch in await epochs_in_use(store):
         raise errors.Conflict(
-            f"key epoch {epoch} is still in use; finish `strongroom key rotate` and trim the audit chains"
+            f"key epoch {epoch} is still in use; finish `strongroom key rotate` "
+            "and trim the audit chains"
         )
     return await store.replace_keyring(store.keyring.without_epoch(epoch), audit)
 

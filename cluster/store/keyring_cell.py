@@ -1,7 +1,8 @@
 """The keyring cell: which keyring is in force, and at which revision it was stored.
 
-The wrapped keyring lies under one fixed key outside every kind. Each transaction of the batcher compares that key, so nothing
-is ever committed under a keyring that was replaced: an epoch can be dropped once no record of it is left. Source: ADR 0004.
+The wrapped keyring lies under one fixed key outside every kind. Each transaction of the batcher
+compares that key, so nothing is ever committed under a keyring that was replaced: an epoch can be
+dropped once no record of it is left. Source: ADR 0004.
 """
 
 import asyncio
@@ -46,7 +47,8 @@ class KeyringCell:
     def take(self, entry: Entry) -> None:
         """Put a stored keyring in force.
 
-        Raises OpenFailed, StoreRolledBack for an older one than the present, Locked if there is no root key to open it.
+        Raises OpenFailed, StoreRolledBack for an older one than the present, Locked if there is no
+        root key to open it.
         """
         if entry.mod_revision == self._mod_revision:
             return
@@ -68,7 +70,7 @@ class KeyringCell:
         return keyring.wrap(self._root_key, entropy)
 
     async def wait_changed(self, compare: Compare, timeout_s: float) -> None:
-        """Return once the keyring is another than `compare` stands for; raise Unavailable after `timeout_s`."""
+        """Return once the keyring is not the one of `compare`; raise Unavailable after a time."""
         try:
             async with asyncio.timeout(timeout_s):
                 while self.compare == compare:

@@ -1,7 +1,8 @@
 """Preparation: turns the steps of a write into compares and operations on blinded keys.
 
-Pure but for the future that the write is answered by. Decides the generation of what is written: one above the state it
-replaces; for a record that is created, above everything this manager has seen under its id (`history`).
+Pure but for the future that the write is answered by. Decides the generation of what is written:
+one above the state it replaces; for a record that is created, above everything this manager has
+seen under its id (`history`).
 """
 
 from asyncio import Future
@@ -73,7 +74,10 @@ class _Parts:
 def prepare(
     write: Write, keyring: Keyring, history: History, revision: int, done: Future[int]
 ) -> Pending:
-    """Return a write ready for the batcher; `revision` is what the view shows, `done` takes the answer."""
+    """Return a write ready for the batcher.
+
+    `revision` is what the view shows, `done` takes the answer.
+    """
     parts = _Parts(keyring, history, revision)
     for step in write.steps:
         parts.take(step)

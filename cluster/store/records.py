@@ -1,8 +1,9 @@
 """The typed records of the sealed store: what is remembered, one type per kind.
 
-Every record is a frozen msgspec struct, encoded as a tagged msgpack map and sealed before it reaches the engine. A record
-knows its `kind` and its `id`; its generation (how many times it was written) lives in the envelope. Adding a field needs
-a default, so that older records still open; a change of meaning needs a new `FORMAT`.
+Every record is a frozen msgspec struct, encoded as a tagged msgpack map and sealed before it
+reaches the engine. A record knows its `kind` and its `id`; its generation (how many times it was
+written) lives in the envelope. Adding a field needs a default, so that older records still open; a
+change of meaning needs a new `FORMAT`.
 
 Times are unix seconds (float): they are compared with an injected clock and never shown raw.
 """
@@ -60,11 +61,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     id: str
 
 
-# --- the cluster itself -------------------------------------------------------------------------------------------
+# --- the cluster itself -------------------------------------------------------------------------
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """A time in which the cluster served nobody: a certificate that expired in it may return after its end."""
+    """A time in which the cluster served nobody.
+
+    A certificate that expired in it may return after its end.
+    """
 
     started_at: float
     ended_at: float
@@ -149,7 +153,7 @@ class ManagerRecord(Record, frozen=True, kw_only=True):
     pending: PendingJoin | None = None
 
 
-# --- nodes, operators, tokens -------------------------------------------------------------------------------------
+# --- nodes, operators, tokens -------------------------------------------------------------------
 
 
 class Availability(StrEnum):
@@ -250,7 +254,10 @@ class JoinTokenRecord(Record, frozen=True, kw_only=True):
 
 
 class NameRecord(Record, frozen=True, kw_only=True):
-    """A claimed name; id is `name_id()`. Two managers cannot give one name to two objects: both create this record."""
+    """A claimed name; id is `name_id()`.
+
+    Two managers cannot give one name to two objects: both create this record.
+    """
 
     kind = Kind.NAME
     owner: str
@@ -262,7 +269,7 @@ def name_id(kind: Kind, name: str) -> str:
     return f"{kind.value}/{name.lower()}"
 
 
-# --- secrets ------------------------------------------------------------------------------------------------------
+# --- secrets ------------------------------------------------------------------------------------
 
 
 class VersionState(StrEnum):
@@ -315,7 +322,7 @@ def value_id(secret_id: SecretId, version: VersionNumber) -> str:
     return f"{secret_id}/{version}"
 
 
-# --- services, tasks ----------------------------------------------------------------------------------------------
+# --- services, tasks ----------------------------------------------------------------------------
 
 
 class LeaseLoss(StrEnum):
@@ -409,7 +416,10 @@ class MountedVersion(msgspec.Struct, frozen=True):
 
 
 class TaskStatusRecord(Record, frozen=True, kw_only=True):
-    """What the agent last reported of a task; id is the task's id. Answers `service ps` and ends rollouts."""
+    """What the agent last reported of a task; id is the task's id.
+
+    Answers `service ps` and ends rollouts.
+    """
 
     kind = Kind.TASK_STATUS
     spec_number: int
@@ -420,7 +430,9 @@ class TaskStatusRecord(Record, frozen=True, kw_only=True):
 
 
 class ReceiptRecord(Record, frozen=True, kw_only=True):
-    """The durable record that a version may have been received by a node for a service; id is `receipt_id()`.
+    """The durable record that a node may have received a version for a service.
+
+    The id is `receipt_id()`.
 
     It exists before the value leaves a manager; the agent's ack completes it.
     """
@@ -498,14 +510,14 @@ class RequestRecord(Record, frozen=True, kw_only=True):
     kind = Kind.REQUEST
     caller: str
     digest: str
-    """SHA-256 of method, path and body under the index key: a value's digest is never stored plain."""
+    """SHA-256 of method, path and body under the index key: no value's digest is stored plain."""
     status: int
     answer: bytes
     """JSON, never a value."""
     expires_at: float
 
 
-# --- audit --------------------------------------------------------------------------------------------------------
+# --- audit --------------------------------------------------------------------------------------
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -521,17 +533,17 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 1
     """More than one: equal refusals that were coalesced."""
     writes: tuple[tuple[bytes, int], ...] = ()
-    """(blinded key, generation) of each record written, so that a stopped cluster can be checked against the chain.
+    """(blinded key, generation) of each record written; generation 0 stands for a removal.
 
-    Generation 0 stands for a removal.
+    By these a stopped cluster can be checked against the chain.
     """
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One link of a chain: all entries of one engine transaction. Lives in an append stream.
 
-    The next link holds the digest of its encoding. Defaults are left out, so that a field added later does not change
-    the encoding of older links.
+    The next link holds the digest of its encoding. Defaults are left out, so that a field added
+    later does not change the encoding of older links.
     """
 
     manager_id: ManagerId
@@ -547,7 +559,10 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditStreamRecord(Record, frozen=True, kw_only=True):
-    """A chain that has a first link; id is `audit_stream()`. Created with that link, so no chain can be overlooked."""
+    """A chain that has a first link; id is `audit_stream()`.
+
+    Created with that link, so no chain can be overlooked.
+    """
 
     kind = Kind.AUDIT_STREAM
     manager_id: ManagerId

@@ -1,8 +1,9 @@
-"""The sealed store: typed records over a storage engine that sees only ciphertext under blinded keys.
+"""The sealed store: typed records over a storage engine that sees only ciphertext under blinded
+keys.
 
-Owns the composition: `ingest` feeds the view, `batcher` commits, `barrier` orders reads. What a caller decides, it decides
-from `view`; what it commits carries the conditions it was decided under, so two managers can decide at once. Source:
-DESIGN sections 3 and 4, ADR 0004.
+Owns the composition: `ingest` feeds the view, `batcher` commits, `barrier` orders reads. What a
+caller decides, it decides from `view`; what it commits carries the conditions it was decided under,
+so two managers can decide at once. Source: DESIGN sections 3 and 4, ADR 0004.
 """
 
 import asyncio
@@ -67,7 +68,7 @@ UPDATE_ATTEMPTS: Final = 8
 
 
 class SealedStore:
-    """A manager's store; `open` makes it, `close` ends it, `failure` tells when it ended by itself."""
+    """A manager's store: `open` makes it, `close` ends it, `failure` tells what ended it."""
 
     def __init__(
         self,
@@ -106,10 +107,12 @@ class SealedStore:
         entropy: Entropy,
         on_fault: Callable[[IntegrityFault], None] | None = None,
     ) -> Self:
-        """Return a store whose view shows every record at one revision and follows the engine from there.
+        """Return a store whose view shows every record at one revision and follows the engine from
+        there.
 
-        `boot`: unique to this start; audit chains are named by it. `root_key` opens a keyring that another manager stores
-        later. Raises Unavailable if the engine cannot be read. Records that fail their check are in `view.faults`.
+        `boot`: unique to this start; audit chains are named by it. `root_key` opens a keyring that
+        another manager stores later. Raises Unavailable if the engine cannot be read. Records that
+        fail their check are in `view.faults`.
         """
         store = cls(
             engine,
@@ -125,7 +128,7 @@ class SealedStore:
         return store
 
     async def close(self) -> None:
-        """End the watch and the lanes; writes in flight get OutcomeUnknown. The engine stays open."""
+        """End the watch and the lanes, not the engine; writes in flight get OutcomeUnknown."""
         await self._barrier.close()
         if self._running is not None:
             self._running.cancel()
@@ -142,11 +145,11 @@ class SealedStore:
             parts.create_task(self._ingest.follow(), name="store-watch")
             parts.create_task(self._batcher.run(), name="store-batcher")
 
-    # --- reading --------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------
 
     @property
     def cluster(self) -> ClusterRecord:
-        """The record about the whole cluster; raises Unavailable in a store that was never initialised."""
+        """The record about the whole cluster; raises Unavailable in an uninitialised store."""
         stored = self.view.cluster.get(CLUSTER_ID)
         if stored is None:
             raise Unavailable("the store is not initialised; run `strongroom init`")
@@ -167,7 +170,7 @@ class SealedStore:
         return Revision(self.incarnation, number)
 
     async def barrier(self) -> int:
-        """Return a revision behind every write acknowledged anywhere before the call; the view shows it."""
+        """Return a revision behind all writes acknowledged anywhere before; the view shows it."""
         return await self._barrier.wait()
 
     def open_value(self, secret_id: SecretId, version: VersionNumber) -> SecretBytes:
@@ -204,14 +207,15 @@ class SealedStore:
     def _blind_value(self, record_id: str) -> bytes:
         return self._cell.keyring.engine_key(Kind.SECRET_VALUE.value, record_id)
 
-    # --- writing --------------------------------------------------------------------------------------------------
+    # --- writing --------------------------------------------------------------------------------
 
     async def commit(self, write: Write) -> int:
         """Commit a write and return its revision, which this manager's view shows by then.
 
-        Raises AlreadyExists where a Create met a record and StaleVersion where anything else changed since it was read;
-        once the view reaches their `revision` it shows why. Conflict: a guard's duty is lost. Definite as well:
-        StorageFull, TransactionTooLarge, NoQuorum. OutcomeUnknown: nobody can tell yet.
+        Raises AlreadyExists where a Create met a record and StaleVersion where anything else
+        changed since it was read; once the view reaches their `revision` it shows why. Conflict: a
+        guard's duty is lost. Definite as well: StorageFull, TransactionTooLarge, NoQuorum.
+        OutcomeUnknown: nobody can tell yet.
         """
         if not (write.steps or write.audit):
             return self.view.revision
@@ -224,10 +228,11 @@ class SealedStore:
     async def update(
         self, decide: Callable[[View], Write | None], attempts: int = UPDATE_ATTEMPTS
     ) -> int:
-        """Commit what `decide` makes of the view, deciding again whenever the view was stale; return the revision.
+        """Commit what `decide` makes of the view, deciding again whenever the view was stale;
+        return the revision.
 
-        `decide` may run several times and has no effects of its own; None is nothing to do. Raises what it raises, and
-        what `commit` raises, a conflict after `attempts` of them.
+        `decide` may run several times and has no effects of its own; None is nothing to do. Raises
+        what it raises, and what `commit` raises, a conflict after `attempts` of them.
         """
         while True:
             write = decide(self.view)

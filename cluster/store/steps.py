@@ -54,8 +54,8 @@ Step = Create | Replace | Remove | Require | RequireAbsent
 class Write:
     """Steps that apply together or not at all, with the audit entries that tell of them.
 
-    `guards`: compares of the duties under which it was decided (`Leadership.guard`). A write without steps records its
-    audit entries alone: that is how a refusal is audited.
+    `guards`: compares of the duties under which it was decided (`Leadership.guard`). A write
+    without steps records its audit entries alone: that is how a refusal is audited.
     """
 
     steps: tuple[Step, ...] = ()

@@ -1,7 +1,8 @@
 """The view's tables: the records of one kind, by id.
 
-Owns how they are read. A kind of which one record failed its integrity check is poisoned: whatever asks for it gets
-IntegrityError, because skipping a record (a revocation, say) is as bad as serving a forged one.
+Owns how they are read. A kind of which one record failed its integrity check is poisoned: whatever
+asks for it gets IntegrityError, because skipping a record (a revocation, say) is as bad as serving
+a forged one.
 """
 
 from collections.abc import Callable, Iterator
@@ -92,7 +93,10 @@ class Table(Poisonable, Generic[R]):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SealedRow:
-    """A secret value as it lies in the engine. `generation` and `epoch` are proven only when it is opened."""
+    """A secret value as it lies in the engine.
+
+    `generation` and `epoch` are proven only when it is opened.
+    """
 
     sealed: bytes
     generation: int
@@ -101,7 +105,7 @@ class SealedRow:
 
 
 class SealedValues(Poisonable):
-    """The secret values, sealed, by engine key: what a value is called is known to whoever asks for it."""
+    """The secret values, sealed, by engine key: whoever asks for a value knows its name."""
 
     def __init__(self, blind: Callable[[str], bytes]) -> None:
         super().__init__(Kind.SECRET_VALUE)

@@ -1,7 +1,8 @@
 """The view: every record of the store in memory, opened, indexed, at one revision.
 
-Owns the tables, their indexes and who waits for them; `ingest` feeds it from the engine, and nothing here talks to an engine.
-Secret values stay sealed (`SealedValues`). Reads raise IntegrityError for a kind that is poisoned (`tables`).
+Owns the tables, their indexes and who waits for them; `ingest` feeds it from the engine, and
+nothing here talks to an engine. Secret values stay sealed (`SealedValues`). Reads raise
+IntegrityError for a kind that is poisoned (`tables`).
 """
 
 import asyncio
@@ -73,14 +74,17 @@ class RecordChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ViewChange:
-    """All that one revision changed. Secret values are left out: their secret's record changes with them."""
+    """All that one revision changed.
+
+    Secret values are left out: their secret's record changes with them.
+    """
 
     revision: int
     changed: tuple[RecordChange, ...]
 
 
 class View:
-    """All records at `revision`. Reads are plain memory reads between two awaits: they see one revision."""
+    """All records at `revision`; what is read between two awaits is one revision."""
 
     def __init__(
         self,
@@ -113,7 +117,7 @@ class View:
         self._callbacks: list[Callable[[ViewChange], None]] = []
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
-    # --- reading --------------------------------------------------------------------------------------------------
+    # --- reading --------------------------------------------------------------------------------
 
     @property
     def revision(self) -> int:
@@ -171,10 +175,10 @@ class View:
         stored = self.names.get(name_id(kind, name))
         return "" if stored is None else stored.record.owner
 
-    # --- waiting --------------------------------------------------------------------------------------------------
+    # --- waiting --------------------------------------------------------------------------------
 
     async def wait_for(self, revision: int, timeout_s: float) -> None:
-        """Return once the view shows `revision`; raise Unavailable if it does not in `timeout_s` seconds."""
+        """Return once the view shows `revision`; raise Unavailable after `timeout_s` seconds."""
         if self._revision >= revision:
             return
         reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -194,7 +198,8 @@ class View:
     def subscribe(self, callback: Callable[[ViewChange], None]) -> Callable[[], None]:
         """Have `callback` called after each revision was applied; return what ends that.
 
-        It runs inside the feeding of the view, so it must be short; the view shows the revision it is called with.
+        It runs inside the feeding of the view, so it must be short; the view shows the revision it
+        is called with.
         """
         self._callbacks.append(callback)
 
@@ -204,7 +209,7 @@ class View:
 
         return unsubscribe
 
-    # --- feeding (by `ingest` alone) ------------------------------------------------------------------------------
+    # --- feeding (by `ingest` alone) ------------------------------------------------------------
 
     def put(self, stored: Stored[Record]) -> RecordChange:
         """Take in a new state of a record."""
@@ -250,5 +255,6 @@ def _notify(callback: Callable[[ViewChange], None], change: ViewChange) -> None:
     try:
         callback(change)
     except IntegrityError as error:
-        # The callback asked for a poisoned kind. The fault was reported when it was met; others must still be called.
+        # The callback asked for a poisoned kind. The fault was reported when it was met; others
+        # must still be called.
         log.warning("store.callback_refused", code=error.code)

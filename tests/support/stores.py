@@ -1,4 +1,4 @@
-"""Stores over one real engine: as many managers as a test wants, and a raw hand on what lies beneath."""
+"""Stores over one real engine: as many managers as wanted, and a raw hand beneath them."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from cluster.engine.seam import (
     Put,
 )
 from cluster.engine.sqlite import SqliteEngine
-from cluster.protocol.ids import ManagerId
+from cluster.protocol.ids import ManagerId, SecretId, VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring, new_keyring
 from cluster.store.key_epochs import bootstrap_store
@@ -140,7 +140,7 @@ def secret(secret_id: str, *numbers: int) -> SecretRecord:
     """Return a secret whose last version is primary."""
     states = [VersionState.ACTIVE] * (len(numbers) - 1) + [VersionState.PRIMARY]
     versions = tuple(
-        SecretVersion(number, state, 1, 0.0, "test")  # type: ignore[arg-type]  # a plain number
+        SecretVersion(VersionNumber(number), state, 1, 0.0, "test")
         for number, state in zip(numbers, states, strict=True)
     )
     return SecretRecord(
@@ -155,11 +155,12 @@ def secret(secret_id: str, *numbers: int) -> SecretRecord:
 
 def value(secret_id: str, number: int, content: bytes) -> SecretValueRecord:
     """Return a version's value."""
-    return SecretValueRecord(id=value_id(secret_id, number), value=content)  # type: ignore[arg-type]  # plain ids
+    record_id = value_id(SecretId(secret_id), VersionNumber(number))
+    return SecretValueRecord(id=record_id, value=content)
 
 
 class UnreliableEngine:
-    """A port to a real engine whose answers a test can lose, and whose cancelling it can hold up."""
+    """A port to a real engine: a test can lose its answers and hold up its cancelling."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

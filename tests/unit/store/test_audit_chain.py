@@ -70,7 +70,8 @@ def test_a_chain_with_a_changed_link_does_not_verify(changed: dict[str, object])
 
 
 def test_links_of_an_older_format_keep_their_digest() -> None:
-    # A field added later has a default, which is left out: an old link encodes as it did when it was written.
+    # A field added later has a default, which is left out: an old link encodes as it did when it
+    # was written.
     old = {"manager_id": "m1", "boot": "b1", "lane": 0, "sequence": 1, "previous": bytes(32)}
     plaintext = msgspec.msgpack.encode({**old, "entries": ()})
     assert encode(msgspec.msgpack.decode(plaintext, type=AuditRecord)) == plaintext
