@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -34,6 +35,17 @@ async def test_service_runs_with_its_uid_and_no_rights(node: Node) -> None:
     assert (found["NoNewPrivs"], found["Seccomp"]) == (["1"], ["2"])
     (limit,) = [li for li in done.stdout.splitlines() if li.startswith("Max core file size")]
     assert limit.split()[4] == "1"
+
+
+async def test_roots_supplementary_groups_are_dropped(node: Node) -> None:
+    """A supervisor in groups 7 and 8 starts a service in none."""
+    command = ["setpriv", "--groups", "7,8", sys.executable, "-m", "agent.cli.main", "exec"]
+    command += ["--run-dir", str(node.run_directory), "--service", "red", "--"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *command, "id", "-G", stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    assert (await finished(process)).stdout == "61001\n"
 
 
 async def test_service_sees_its_secrets_read_only_and_hardened(node: Node) -> None:
