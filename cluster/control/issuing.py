@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -144,11 +143,16 @@ def active_managers(view: View) -> list[ManagerRecord]:
 def reply_to_newcomer(view: View, chain: Sequence[bytes]) -> dict[str, JSON]:
     """Return what every newcomer is told: its certificate, whom to trust and where to call."""
     managers = active_managers(view)
-    bundle: dict[str, JSON] = msgspec.to_builtins(trust_bundle(view))
+    bundle = trust_bundle(view)
     return {
         "trust_domain": get_cluster(view).trust_domain,
-        "certificate_chain": [base64.b64encode(der).decode() for der in chain],
-        "bundle": bundle,
+        "certificate_chain": _texts(chain),
+        "bundle": {
+            "format": bundle.format,
+            "roots": _texts(bundle.roots),
+            "control": _texts(bundle.control),
+            "workload": _texts(bundle.workload),
+        },
         "managers": [manager.api_address for manager in managers],
         "join_addresses": [manager.join_address for manager in managers],
     }
@@ -184,6 +188,10 @@ def _active(view: View, role: str) -> AuthorityRecord:
 
 def _certificates(view: View, role: str) -> tuple[bytes, ...]:
     return tuple(record.certificate for record in _records(view, role))
+
+
+def _texts(ders: Sequence[bytes]) -> list[str]:
+    return [base64.b64encode(der).decode() for der in ders]
 
 
 def _der(certificate: x509.Certificate) -> bytes:

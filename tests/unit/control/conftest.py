@@ -1,0 +1,28 @@
+"""A control layer over SQLite."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.stores import StoreLab, sqlite_lab
+from tests.unit.control.lab import ControlLab
+
+
+@pytest.fixture
+async def stores(tmp_path: Path, seed: int) -> AsyncIterator[StoreLab]:
+    async with sqlite_lab(tmp_path, seed) as lab:
+        yield lab
+
+
+@pytest.fixture
+async def lab(stores: StoreLab) -> ControlLab:
+    lab = ControlLab(stores, await stores.open("m1"))
+    await lab.initialise()
+    return lab
+
+
+@pytest.fixture
+async def second(lab: ControlLab, stores: StoreLab) -> ControlLab:
+    """Another manager on the same engine."""
+    return ControlLab(stores, await stores.open("m2", "b2"))
