@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Literal
 import structlog
 
 from cluster.engine import etcd_launch
-from cluster.protocol.errors import Unavailable
+from cluster.protocol.errors import InvariantViolation, Unavailable
 
 log = structlog.get_logger()
 
@@ -59,7 +60,7 @@ class MemberSettings:
     peer_ca_pem: Path
     quota_bytes: int = QUOTA_BYTES
     inherit: tuple[int, ...] = ()
-    """Files the member takes over open: a PEM in a memfd is named by /proc/self/fd/N and never lies on a disk."""
+    """Files it takes over open: a PEM in a memfd, named /proc/self/fd/N, lies on no disk."""
 
     @property
     def socket_path(self) -> Path:
@@ -164,6 +165,8 @@ class EtcdMember:
 
     async def start(self, initial_cluster: Mapping[str, str], state: ClusterState) -> None:
         """Start the member and keep it running; existing data overrules both arguments."""
+        if threading.current_thread() is not threading.main_thread():
+            raise InvariantViolation("a member started by another thread dies with that thread")
         self._prepare_directories()
         command = command_line(self.settings, initial_cluster, state)
         self._child = await self._spawn(command)

@@ -35,6 +35,7 @@ from cluster.protocol.errors import (
     StorageFull,
     TransactionTooLarge,
 )
+from tests.support.entropy import SeededEntropy
 
 SMALL_QUOTA_BYTES = 16 << 20
 WAIT_S = 60.0
@@ -334,6 +335,53 @@ class EngineConformance:
         met = await take(engine.watch(b"w/", start + 1), 12)
         assert [batch.revision for batch in met] == [done.revision for done in made]
         assert {len(batch.changes) for batch in met} == {50}
+
+    async def test_large_values_are_watched_and_listed_whole(self, engine: Engine) -> None:
+        start = await engine.barrier()
+        values = {b"w/%d" % number: bytes([number]) * 600_000 for number in range(16)}
+        names = sorted(values)
+        for pair in zip(names[::2], names[1::2], strict=True):
+            await commit(engine, *(Put(name, values[name]) for name in pair))
+        met = await take(engine.watch(b"w/", start + 1), 8)
+        assert {c.entry.key: c.entry.value for b in met for c in b.changes} == values
+        listed: dict[bytes, bytes] = {}
+        page = await engine.list_page(b"w/")
+        listed |= {entry.key: entry.value for entry in page.entries}
+        while page.more:
+            page = await engine.list_page(
+                b"w/", after=page.entries[-1].key, at_revision=page.revision
+            )
+            listed |= {entry.key: entry.value for entry in page.entries}
+        assert listed == values
+
+    async def test_random_transactions_match_a_naive_model(
+        self, engine: Engine, entropy: SeededEntropy
+    ) -> None:
+        model: dict[bytes, tuple[bytes, int]] = {}
+        states: dict[int, dict[bytes, bytes]] = {}
+        for number in range(150):
+            drawn = entropy.token(4)
+            keys = {b"m/%d" % (draw % 8) for draw in drawn[:2]}
+            guarded = b"m/%d" % (drawn[2] % 8)
+            known = model.get(guarded)
+            compare = Unchanged(guarded, known[1]) if known and drawn[3] % 4 else Absent(guarded)
+            operations: list[Operation] = [
+                Put(key, b"%d" % number) if drawn[3] % 3 else Delete(key) for key in keys
+            ]
+            outcome = await engine.transact(request_id(), [compare], operations)
+            holds = isinstance(compare, Unchanged) or known is None
+            assert isinstance(outcome, Committed if holds else CompareFailed)
+            if isinstance(outcome, Committed):
+                for operation in operations:
+                    if isinstance(operation, Put):
+                        model[operation.key] = (operation.value, outcome.revision)
+                    else:
+                        model.pop(operation.key, None)
+                states[outcome.revision] = {key: value for key, (value, _) in model.items()}
+        assert states
+        for revision, state in states.items():
+            page = await engine.list_page(b"m/", at_revision=revision)
+            assert {entry.key: entry.value for entry in page.entries} == state
 
     async def test_watch_below_compaction_says_so(self, engine: Engine) -> None:
         old = await commit(engine, Put(b"k", b"1"))

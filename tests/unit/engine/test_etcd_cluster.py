@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.engine.etcd_watch import SILENCE_S
 from cluster.engine.seam import (
     Absent,
     Cancelled,
@@ -101,6 +102,21 @@ async def test_a_killed_member_catches_up(members: list[RunningMember]) -> None:
     made += [await commit(members[1].engine, Put(b"k", b"%d" % n)) for n in range(1, 20)]
     await first.restart()
     met += await take(stream, 19)
+    assert [batch.revision for batch in met] == [done.revision for done in made]
+
+
+async def test_a_watch_outlives_a_frozen_member(members: list[RunningMember]) -> None:
+    frozen, other = members[0], members[1]
+    stream = frozen.engine.watch(b"k", await frozen.engine.barrier() + 1)
+    made = [await commit(other.engine, Put(b"k", b"0"))]
+    met = await take(stream, 1)
+    frozen.freeze()
+    made += [await commit(other.engine, Put(b"k", b"%d" % n)) for n in range(1, 10)]
+    waiting = asyncio.ensure_future(take(stream, 9))
+    await asyncio.sleep(SILENCE_S + 1)
+    assert not waiting.done()
+    frozen.thaw()
+    met += await waiting
     assert [batch.revision for batch in met] == [done.revision for done in made]
 
 

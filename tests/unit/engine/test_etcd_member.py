@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from tests.support.etcd_cluster import (
     free_address,
     member_settings,
     need_etcd,
+    start_member,
     wait_until_serving,
 )
 from tests.unit.engine.conformance import commit, present
@@ -183,6 +185,21 @@ async def test_a_member_can_be_started_again_on_its_data(member: RunningMember) 
     await member.member.start(member.initial, "new")
     await wait_until_serving(member.engine)
     assert (await present(member.engine, b"k")).value == b"v"
+
+
+async def test_an_identity_in_memory_is_inherited(tmp_path: Path) -> None:
+    settings = member_settings(tmp_path, PeerCa(), need_etcd(), "m1", free_address())
+    memory = os.memfd_create("engine-identity")
+    os.write(memory, settings.peer_pem.read_bytes())
+    settings.peer_pem.unlink()
+    inherited = replace(settings, peer_pem=Path(f"/proc/self/fd/{memory}"), inherit=(memory,))
+    member = await start_member(inherited, {"m1": settings.peer_advertise})
+    try:
+        await wait_until_serving(member.engine)
+        await commit(member.engine, Put(b"k", b"v"))
+    finally:
+        await member.end()
+        os.close(memory)
 
 
 async def test_the_member_dies_with_its_manager(tmp_path: Path) -> None:
