@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import socket
 import stat
 import subprocess
@@ -215,32 +214,29 @@ async def test_control_socket_describes_services_to_root(tmp_path: Path) -> None
         await control.close()
 
 
-def connected_child(path: str) -> int:
-    """Fork a process that connects to `path` and waits; return its pid."""
-    child = os.fork()
-    if child == 0:
-        peer = socket.socket(socket.AF_UNIX)
-        peer.connect(path)
-        signal.pause()
-    return child
+CONNECT_AND_WAIT = (
+    "import signal, socket, sys\n"
+    "s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1]); signal.pause()"
+)
 
 
 def test_a_living_peer_is_attested_and_an_ended_one_refused() -> None:
     """The same connection, before and after its process ended: the pid could be anyone's now."""
+    name = f"strongroom-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(f"\0strongroom-test-{os.getpid()}")
+        listening.bind(f"\0{name}")
         listening.listen()
-        child = connected_child(listening.getsockname().decode())
+        child = subprocess.Popen([PYTHON, "-I", "-c", CONNECT_AND_WAIT, name])
         connection, _ = listening.accept()
         with connection:
             with attested(connection, frozenset({UID})) as peer:
-                assert (peer.uid, peer.pid) == (UID, child)
+                assert (peer.uid, peer.pid) == (UID, child.pid)
                 assert peer.strength is Strength.SECURE
-            os.kill(child, signal.SIGKILL)
-            os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             with pytest.raises(PermissionDenied), attested(connection, None):
                 pass
-            os.waitpid(child, 0)
+            child.wait()
             with pytest.raises(PermissionDenied), attested(connection, None):
                 pass
 
