@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cluster.protocol.wire import ServiceAssignment
 from tests.simulation.naive_manager import History, NaiveManager, service
-from tests.simulation.world import World, expected
+from tests.simulation.world import World, expected, heal
 
 SECRETS = ["a", "b", "c"]
 
@@ -66,9 +66,7 @@ def test_session_converges_and_never_goes_back(script: list[Step]) -> None:
     world.start()
     play(world, history, script)
 
-    for manager in world.managers:
-        manager.view = history.newest
-    world.settle()
+    heal(world, history)
 
     assert world.mounts == expected(history)
     numbers = [revision.number for revision in world.applied]
@@ -103,7 +101,7 @@ def test_another_life_of_the_store_is_refused(script: list[Step]) -> None:
     world = World([NaiveManager("m1", history)])
     world.start()
     play(world, history, script)
-    world.settle()
+    heal(world, history)
     held = {i: dict(files) for i, files in world.mounts.items()}
 
     for counter, unique in ((4, "first"), (5, "second")):

@@ -1,4 +1,4 @@
-"""Writes the trace files anew: `python -m tests.simulation.rewrite`; read the diff before you commit it."""
+"""Writes the trace files anew: `python -m tests.simulation.rewrite`; read the diff afterwards."""
 
 from pathlib import Path
 

@@ -47,7 +47,7 @@ def lost_delta() -> World:
 
 def manager_dies() -> World:
     """The manager dies: the agent is with the next one at once, and says what it holds."""
-    world, history = _world()
+    world, _ = _world()
     world.cut(next(iter(world.wires)))
     world.settle(2)
     return world

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests.simulation.naive_manager import History, NaiveManager, service
-from tests.simulation.world import World, expected
+from tests.simulation.world import World, expected, heal
 
 STEPS = 400
 
@@ -56,9 +56,7 @@ def test_agent_converges_over_any_network(seed: int, run: int) -> None:
     world.start()
     for _ in range(STEPS):
         _step(draws, world, history)
-    for manager in world.managers:
-        manager.view = history.newest
-    world.settle(200)
+    heal(world, history)
 
     story = "\n".join(world.trace[-60:])
     assert world.mounts == expected(history), story

@@ -1,4 +1,4 @@
-"""Each scenario still goes as its trace file says; `python -m tests.simulation.rewrite` renews them."""
+"""Each scenario goes as its trace file says; `python -m tests.simulation.rewrite` renews them."""
 
 from pathlib import Path
 
