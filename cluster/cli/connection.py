@@ -113,7 +113,8 @@ class Connection:
             # Once a write may have been done, no later refusal to answer makes it undone.
             unsettled = unsettled or _may_be_done(method, failure)
             waited = self.clock.monotonic_s() - started
-            if waited >= (SETTLE_S if unsettled else PATIENCE_S):
+            # Time alone does not end it: every manager has been asked, one of them twice.
+            if waited >= (SETTLE_S if unsettled else PATIENCE_S) and turn > len(endpoints):
                 raise _given_up(failure, unsettled=unsettled)
             if turn % len(endpoints) == 0:
                 time.sleep(PAUSE_S)

@@ -45,6 +45,9 @@ _BY_STATUS: Final[dict[int, type[ClusterError]]] = {
 def explain(error: Exception) -> ExitCode:
     """Print what went wrong and what to do next, and return the exit code."""
     match error:
+        case ExceptionGroup(exceptions=[single]):
+            # A group of tasks wraps the one failure that ended it.
+            return explain(single)
         case ClusterError():
             return complain(error.message, exit_code(error))
         case TimeoutError():

@@ -14,6 +14,9 @@ from cluster.protocol.server_identity import manager_identity
 _PORT_DIGITS, _LAST_PORT = 5, 65_535
 _MALFORMED = "a manager's address reads HOST:PORT, or [ADDRESS]:PORT for IPv6"
 
+CONNECT_TIMEOUT_S = 5.0
+"""For one manager, handshake included: a dead one must not hold up the way to the next."""
+
 
 class Deadline:
     """Bounds each wait, and their sum where the caller lends a clock."""
@@ -71,7 +74,9 @@ def _connect(
         raise InvalidRequest("a manager is reached by TLS only")
     host, port = _split(endpoint)
     try:
-        plain = socket.create_connection((host, port), timeout=wait.left_s())
+        # The handshake is under this limit too: a manager that is paused takes connections.
+        limit_s = min(wait.left_s(), CONNECT_TIMEOUT_S)
+        plain = socket.create_connection((host, port), timeout=limit_s)
     except UnicodeError:
         raise InvalidRequest(_MALFORMED) from None
     try:
