@@ -7,7 +7,7 @@ registered (`AuditStreamRecord`) by its first transaction. What a chain cannot s
 newest links were cut off together with what they told of. Source: ADR 0007.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -93,35 +93,32 @@ def verify_chain(records: Iterable[AuditRecord], checkpoint: ChainHead | None = 
         head = head.after(record)
 
 
-def written_generations(records: Iterable[AuditRecord]) -> dict[bytes, int]:
-    """Return the highest generation that the links tell of, by blinded key; removals are left out.
-
-    A key whose stored generation is lower was rolled back. Links of several chains may come in any
-    order.
-    """
-    highest: dict[bytes, int] = {}
-    for record in records:
-        told = (record.writes, *(entry.writes for entry in record.entries))
-        for key, generation in (write for writes in told for write in writes):
-            highest[key] = max(generation, highest.get(key, 0))
-    return {key: generation for key, generation in highest.items() if generation}
+def writes_of(record: AuditRecord) -> Iterator[tuple[bytes, int]]:
+    """Yield (blinded key, generation) of all that a link tells was written; 0 is a removal."""
+    yield from record.writes
+    for entry in record.entries:
+        yield from entry.writes
 
 
-async def read_chain(engine: Engine, keyring: Keyring, stream: str) -> AsyncIterator[AuditRecord]:
-    """Yield the links of a stream in order, all as of one revision.
+async def read_chain(
+    engine: Engine, keyring: Keyring, stream: str, up_to: int | None = None
+) -> AsyncIterator[AuditRecord]:
+    """Yield the links of a stream in order, those committed after revision `up_to` left out.
 
     Raises AuditChainBroken for a link that cannot be opened or does not belong where it lies.
     """
     prefix = keyring.stream_prefix(stream)
     after: bytes | None = None
-    revision: int | None = None
     while True:
-        page = await engine.list_page(prefix, after=after, at_revision=revision)
+        # A chain only grows at its end, so its pages need not be of one revision.
+        page = await engine.list_page(prefix, after=after)
         for entry in page.entries:
+            if up_to is not None and entry.mod_revision > up_to:
+                return
             yield open_link(keyring, stream, entry)
         if not page.more:
             return
-        after, revision = page.entries[-1].key, page.revision
+        after = page.entries[-1].key
 
 
 def open_link(keyring: Keyring, stream: str, entry: Entry) -> AuditRecord:

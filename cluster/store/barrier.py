@@ -9,8 +9,8 @@ import asyncio
 from typing import Final
 
 from cluster.engine.seam import REQUEST_ID_SIZE, Committed, Engine, Put
-from cluster.protocol.errors import NoQuorum, Unavailable
-from cluster.store.view import View
+from cluster.protocol.errors import NoQuorum, StoreRolledBack, Unavailable
+from cluster.store.view import EVERYTHING, View
 from cluster.system import Entropy
 
 BARRIER_S: Final = 10.0
@@ -50,7 +50,12 @@ class Barrier:
         self._running, self._next = self._next, None
         try:
             async with asyncio.timeout(BARRIER_S):
+                seen = self._view.revision
                 revision = await self._engine.barrier()
+                if revision < seen:
+                    # Restored from an older copy: its watch would wait for the future in silence.
+                    self._view.fault(EVERYTHING, "the engine's revision went back")
+                    raise StoreRolledBack
                 await self._show(revision)
         except TimeoutError:
             raise NoQuorum from None

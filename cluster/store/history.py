@@ -84,6 +84,11 @@ class History:
         while len(self._removed) > MAX_REMOVED:
             self._removed.popitem(last=False)
 
+    def generation(self, key: bytes) -> int:
+        """Return the generation of a key that is present, or 0."""
+        past = self._present.get(key)
+        return 0 if past is None else past.generation
+
     def floor(self, key: bytes) -> int:
         """Return the highest generation seen of a removed key, or 0."""
         past = self._removed.get(key)

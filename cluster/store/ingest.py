@@ -107,6 +107,16 @@ class Ingest:
         staged = self._open(entry)
         return None if staged is None else self._take(staged)
 
+    def generations(self) -> dict[bytes, tuple[Kind, int]]:
+        """Return kind and generation of all that the view holds, by engine key."""
+        return {
+            key: (kind, self._history.generation(key)) for key, (kind, _, _) in self._known.items()
+        }
+
+    def kind_of(self, key: bytes) -> Kind | None:
+        """Return the kind whose keyspace a key lies in."""
+        return self._kinds.get(key[:PREFIX_SIZE])
+
     async def _list_all(self) -> None:
         page = await self._engine.list_page(KEYRING_KEY, limit=1)
         revision = page.revision
@@ -149,7 +159,7 @@ class Ingest:
 
     def _open(self, entry: Entry) -> _Staged | None:
         """Return what is under a key; None for a stream's key, and after a fault was reported."""
-        kind = self._kinds.get(entry.key[:PREFIX_SIZE])
+        kind = self.kind_of(entry.key)
         if kind is None:
             return None
         try:

@@ -169,6 +169,14 @@ class SealedStore:
         """Return an engine revision as it appears on the wire."""
         return Revision(self.incarnation, number)
 
+    def generations(self) -> dict[bytes, tuple[Kind, int]]:
+        """Return kind and generation of every record and value in the view, by engine key."""
+        return self._ingest.generations()
+
+    def kind_of(self, key: bytes) -> Kind | None:
+        """Return the kind whose keyspace an engine key lies in."""
+        return self._ingest.kind_of(key)
+
     async def barrier(self) -> int:
         """Return a revision behind all writes acknowledged anywhere before; the view shows it."""
         return await self._barrier.wait()
