@@ -124,10 +124,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], indent: 
 def cell(value: object) -> str:
     """Return a field as the text that stands in a table."""
     match value:
-        case None | "" | () | [] | {}:
+        case None | "":
             return "-"
         case bool():
             return "yes" if value else "no"
+        case dict() | list() | tuple() if not value:
+            return "-"
         case dict():
             return ",".join(f"{key}={cell(item)}" for key, item in value.items())
         case list() | tuple():

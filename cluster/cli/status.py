@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from cluster.cli import answers
 from cluster.cli.arguments import DEFAULT_ADMIN_SOCKET, Parser, add_connection
-from cluster.cli.output import ExitCode, cell, print_json, print_object, print_table, say
+from cluster.cli.output import ExitCode, cell, print_json, print_table, say
 
 _HEADINGS = ("NAME", "STATE", "LEADER", "API ADDRESS", "JOIN ADDRESS")
 
@@ -31,8 +31,10 @@ def _status(args: Namespace) -> int:
         status = _ask_cluster(args)
     if args.format == "json":
         print_json(status)
-    elif args.quiet or "managers" not in status:
-        print_object(args, status, key="lock")
+    elif args.quiet:
+        say(cell(status.get("state") or status.get("lock")))
+    elif args.admin_socket is not None:
+        _print_local(status)
     else:
         _print(status)
     return ExitCode.DONE
@@ -51,6 +53,21 @@ def _ask_cluster(args: Namespace) -> answers.Answer:
         ]
     )
     return status
+
+
+def _print_local(status: answers.Answer) -> None:
+    """Print what one manager knows of itself, then of the cluster if it serves."""
+    state, reason = cell(status.get("state")), status.get("reason")
+    say(f"manager      {cell(status.get('name'))}")
+    say(f"state        {state}{f' ({reason})' if reason else ''}")
+    if status.get("step"):
+        say(f"step         {status['step']}")
+    if status.get("unlocks_by_itself"):
+        say("weak: it unlocks by itself; whoever reads its key file opens its seal file")
+    if state == "locked":
+        say("run `strongroom unlock` on it")
+    if isinstance(status.get("cluster"), dict):
+        _print(answers.nested(status, "cluster"))
 
 
 def _print(status: answers.Answer) -> None:
