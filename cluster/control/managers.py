@@ -31,7 +31,7 @@ from cluster.control.secrets import check_name_free
 from cluster.control.tokens import find_token, spend
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import Conflict, InvalidRequest, NotFound, TokenRefused
-from cluster.protocol.ids import ManagerId, TokenId, check_name, format_id, is_id
+from cluster.protocol.ids import ManagerId, TokenId, check_name, format_id
 from cluster.store.records import (
     JoinTokenRecord,
     Kind,
@@ -230,10 +230,12 @@ def _get(view: View, manager_id: str) -> Stored[ManagerRecord]:
 
 
 def _find(view: View, name: str) -> Stored[ManagerRecord]:
-    claim = view.names.get(name_id(Kind.MANAGER, name))
-    if claim is not None:
-        return _get(view, claim.record.owner)
-    return _get(view, name if is_id(name) else "")
+    """Return the manager of a name or id that was not removed; there are few."""
+    for stored in view.managers.values():
+        named = name in {stored.record.name, stored.record.id}
+        if named and stored.record.state is not ManagerState.REMOVED:
+            return stored
+    raise NotFound("there is no such manager; see `strongroom manager ls`")
 
 
 def _host(address: str) -> str:

@@ -86,6 +86,7 @@ class PlacementDuty:
     async def run(self) -> None:
         """Hold the duty until cancelled. Raises Conflict when the campaign was lost."""
         unsubscribe = self._store.view.subscribe(self._notice)
+        self.look_again()
         try:
             while True:
                 await self._try_round()
