@@ -15,7 +15,8 @@ from agent.assignments import version_key
 from agent.session import HelloFacts, Session
 from cluster.protocol import wire
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult, VersionKey
-from tests.simulation.naive_manager import History, NaiveManager, service, value_of
+from tests.simulation.naive_manager import History, NaiveManager, value_of
+from tests.simulation.naive_manager import service as assignment
 
 FACTS = HelloFacts("test", "boot", "kernel", "secure")
 
@@ -210,7 +211,7 @@ def heal(world: World, history: History) -> None:
     """Make one last change known everywhere: a message lost before it shows as a gap, and all
     must converge.
     """
-    last = service("last", ("last", 1), uid=2000)
+    last = assignment("last", ("last", 1), uid=2000)
     history.commit({**history.entries[-1], last.service_id: last})
     for manager in world.managers:
         manager.view = history.newest
