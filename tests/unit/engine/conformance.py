@@ -400,6 +400,14 @@ class EngineConformance:
         assert [batch.revision for batch in met] == [gone.revision, later.revision]
         assert met[0].changes[0].deleted
 
+    async def test_a_compacted_removal_is_never_skipped(self, engine: Engine) -> None:
+        await commit(engine, Put(b"k", b"1"))
+        gone = await commit(engine, Delete(b"k"))
+        later = await commit(engine, Put(b"k", b"2"))
+        await engine.compact(later.revision)
+        with pytest.raises(Compacted):
+            await take(engine.watch(b"k", gone.revision), 1)
+
     async def test_watches_see_concurrent_writers_once(self, engine: Engine) -> None:
         start = await engine.barrier()
         watching = asyncio.ensure_future(take(engine.watch(b"c/", start + 1), 40))
