@@ -44,9 +44,8 @@ class NodeStates:
         if status.state is NodeState.READY and manager_alive:
             self._silent_since.pop(status.id, None)
             return NodeState.READY
-        # A state of down was recorded after patience of its own: it counts from our start.
-        recorded_down = status.state is NodeState.DOWN
-        since = self._silent_since.setdefault(
-            status.id, self._started_s if recorded_down else now_s
-        )
+        if status.state is NodeState.DOWN:
+            # It was recorded after patience of its own: only our start is waited for.
+            self._silent_since[status.id] = self._started_s
+        since = self._silent_since.setdefault(status.id, now_s)
         return NodeState.DOWN if now_s - since >= PATIENCE_S else NodeState.UNKNOWN

@@ -51,3 +51,9 @@ def test_nothing_silent_needs_no_second_look() -> None:
     states = NodeStates(0.0)
     _judge(states, _status(NodeState.READY), 5.0)
     assert states.next_look_s(5.0) is None
+
+
+def test_down_recorded_while_waiting_is_believed_at_once() -> None:
+    states = NodeStates(0.0)
+    _judge(states, _status(NodeState.READY, THERE), 100.0)
+    assert _judge(states, _status(NodeState.DOWN, THERE), 115.0) is NodeState.DOWN

@@ -199,8 +199,9 @@ async def test_tasks_show_desired_and_mounted_versions(lab: ControlLab) -> None:
     await lab.mounted("web", node_id, {"db": 1})
     await lab.secrets.rotate(lab.context(), "db", SecretBytes(b"2"))
     (after,) = lab.services.tasks(AUDITOR, "web")
-    (reference,) = after["references"]  # type: ignore[misc,union-attr]  # JSON
-    assert isinstance(reference, dict)
+    references = after["references"]
+    assert isinstance(references, list)
+    (reference,) = references
     assert (reference["version_desired"], reference["version_mounted"]) == (2, 1)
 
 
