@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 DEBOUNCE_S: Final = 0.01
 """Changes that come together are looked at together."""
+DEBOUNCE_PER_TARGET_S: Final = 0.0001
+"""A rollout is written whole: the more tasks it has, the more reports go into one write."""
 BACK_OFF_S: Final = 0.2
 LOOK_AGAIN_S: Final = 15.0
 BEAT: Final = timedelta(minutes=5)
@@ -80,6 +82,7 @@ class PlacementDuty:
         """Service id -> the generation of which every task stands where it should."""
         self._place_due = True
         self._judge_due = True
+        self._open_targets = 0
         self._next_beat_s = clock.monotonic_s()
         self._next_sweep_s = clock.monotonic_s()
 
@@ -125,7 +128,7 @@ class PlacementDuty:
         except TimeoutError:
             # Managers come and go without a record: silence is looked at now and then.
             self._place_due = True
-        await asyncio.sleep(DEBOUNCE_S)
+        await asyncio.sleep(DEBOUNCE_S + self._open_targets * DEBOUNCE_PER_TARGET_S)
         self._changed.clear()
 
     def _notice(self, change: ViewChange) -> None:
@@ -178,6 +181,7 @@ class PlacementDuty:
         self._judge_due = False
         view = self._store.view
         open_ones = [s for s in view.rollouts.values() if s.record.finished_at is None]
+        self._open_targets = sum(len(stored.record.targets) for stored in open_ones)
         if not open_ones:
             return
         facts = self._facts(view)

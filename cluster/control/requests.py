@@ -14,7 +14,12 @@ import msgspec
 
 from cluster.control.policy import Action, Principal, Resource, authorize, refusal
 from cluster.control.refusals import Refusals
-from cluster.protocol.errors import InvalidRequest, PermissionDenied, RequestIdReused
+from cluster.protocol.errors import (
+    InvalidRequest,
+    InvariantViolation,
+    PermissionDenied,
+    RequestIdReused,
+)
 from cluster.protocol.ids import is_id
 from cluster.store.records import RequestRecord
 from cluster.store.sealed_store import SealedStore
@@ -172,11 +177,11 @@ class _Attempt:
         record = self._record(decision, expires_at)
         return Write(steps=(*decision.steps, Create(record)), audit=(entries[0],))
 
-    def answer(self, revision: int | None) -> Answer:
-        """Return the answer once it is known to be committed at `revision`, or before."""
-        number = self._replayed_at if self._replayed_at is not None else revision
-        if self._answer is None or number is None:
-            raise InvalidRequest("the request changed nothing")
+    def answer(self, revision: int) -> Answer:
+        """Return the answer, now that it is committed: at `revision`, or earlier by a first send."""
+        if self._answer is None:
+            raise InvariantViolation("a request was committed without a decision")
+        number = revision if self._replayed_at is None else self._replayed_at
         self._answer.body["revision"] = str(self._requests.store.revision(number))
         return self._answer
 

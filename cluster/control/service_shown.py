@@ -1,6 +1,7 @@
 """How services and their tasks look in answers: desired beside mounted, never a value. Pure."""
 
 from cluster.control.moments import moment
+from cluster.control.placement import place
 from cluster.control.requests import JSON
 from cluster.control.rollouts import desired_version
 from cluster.protocol.ids import ServiceId
@@ -32,6 +33,21 @@ def service_shown(view: View, service: ServiceRecord) -> dict[str, JSON]:
         "created_at": moment(service.created_at),
         "updated_at": moment(service.updated_at),
     }
+
+
+def waiting(view: View, service: ServiceRecord, now_s: float) -> str:
+    """Return why tasks of a service have no node yet, by the recorded states; empty if all have."""
+    statuses = [stored.record for stored in view.node_statuses.values()]
+    changes = place(
+        services=[stored.record for stored in view.services.values()],
+        nodes=[stored.record for stored in view.nodes.values()],
+        states={status.id: status.state for status in statuses},
+        tasks=[stored.record for stored in view.tasks.values()],
+        now_s=now_s,
+        shared_uids={status.id for status in statuses if status.mounts == "given"},
+    )
+    reasons = (s.reason for s in changes.skipped if s.service_id == service.id)
+    return next(reasons, "")
 
 
 def tasks_shown(view: View, service: ServiceRecord) -> list[dict[str, JSON]]:

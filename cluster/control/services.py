@@ -16,7 +16,7 @@ from cluster.control.requests import JSON, Answer, Decision, RequestContext, Req
 from cluster.control.rollouts import supersede, targets_of
 from cluster.control.secrets import check_name_free
 from cluster.control.service_draft import ServiceDraft, check_usable, spec_of
-from cluster.control.service_shown import service_shown, tasks_shown
+from cluster.control.service_shown import service_shown, tasks_shown, waiting
 from cluster.protocol.errors import (
     Conflict,
     InvalidReference,
@@ -170,10 +170,11 @@ class Services:
         ]
 
     def inspect(self, principal: Principal, name: str) -> dict[str, JSON]:
-        """Return one service. Raises ServiceNotFound."""
+        """Return one service, and why a task of it waits for a node. Raises ServiceNotFound."""
         view = self._requests.store.view
         self._requests.check(principal, Action.SERVICE_INSPECT, service_resource(view, name))
-        return service_shown(view, get_service(view, name).record)
+        service = get_service(view, name).record
+        return {**service_shown(view, service), "waiting": waiting(view, service, self._now_s())}
 
     def _respecified(
         self, view: View, context: RequestContext, stored: Stored[ServiceRecord], spec: ServiceSpec

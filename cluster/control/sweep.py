@@ -3,7 +3,7 @@
 Pure: returns the steps, in pieces small enough for one transaction.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
@@ -14,7 +14,6 @@ from cluster.store.records import (
     Kind,
     ManagerState,
     NodeRecord,
-    TaskStatusRecord,
     name_id,
 )
 from cluster.store.steps import Remove, Replace, Step
@@ -44,7 +43,8 @@ def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
 def _joins(view: View, now_s: float) -> Iterator[Step]:
     """Forget replies whose time is over, and managers that never came."""
     for node in view.nodes.values():
-        if node.record.join is not None and node.record.join.expires_at <= now_s:
+        join = node.record.join
+        if node.record.revoked_at is None and join is not None and join.expires_at <= now_s:
             yield Replace(node, msgspec.structs.replace(node.record, join=None))
     for operator in view.operators.values():
         enrolment = operator.record.enrolment
@@ -57,10 +57,11 @@ def _joins(view: View, now_s: float) -> Iterator[Step]:
         if manager.record.state is not ManagerState.PENDING:
             yield Replace(manager, msgspec.structs.replace(manager.record, pending=None))
             continue
-        yield Remove(manager)
+        # The name goes first: a sweep may end between the two, and the record leads to the name.
         claim = view.names.get(name_id(Kind.MANAGER, manager.record.name))
         if claim is not None and claim.record.owner == manager.record.id:
             yield Remove(claim)
+        yield Remove(manager)
 
 
 def _evicted(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
@@ -68,9 +69,6 @@ def _evicted(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
     for node in view.nodes.values():
         if _is_over(node, now_s, return_grace_s):
             yield Remove(node)
-            status = view.node_statuses.get(node.record.id)
-            if status is not None:
-                yield Remove(status)
 
 
 def _is_over(node: Stored[NodeRecord], now_s: float, return_grace_s: float) -> bool:
@@ -80,7 +78,11 @@ def _is_over(node: Stored[NodeRecord], now_s: float, return_grace_s: float) -> b
     return max(node.record.not_after, revoked_at) + return_grace_s <= now_s
 
 
-def _statuses(view: View) -> Iterable[Step]:
-    """Forget what agents reported of tasks that are gone."""
-    statuses: tuple[Stored[TaskStatusRecord], ...] = view.task_statuses.values()
-    return (Remove(s) for s in statuses if view.tasks.get(s.record.id) is None)
+def _statuses(view: View) -> Iterator[Step]:
+    """Forget what was known of tasks and nodes that are gone."""
+    for task in view.task_statuses.values():
+        if view.tasks.get(task.record.id) is None:
+            yield Remove(task)
+    for node in view.node_statuses.values():
+        if view.nodes.get(node.record.id) is None:
+            yield Remove(node)

@@ -69,6 +69,7 @@ async def test_repeated_join_gets_the_same_reply_and_spends_once(lab: ControlLab
     assert stored.record.uses_left == 1
 
 
+@pytest.mark.threat("T-11")
 async def test_token_admits_as_often_as_it_says(lab: ControlLab) -> None:
     token = await lab.token()
     await lab.enrolment.join_node(token, csr.make_csr(csr.new_key()), "n1", HERE)
@@ -76,6 +77,7 @@ async def test_token_admits_as_often_as_it_says(lab: ControlLab) -> None:
         await lab.enrolment.join_node(token, csr.make_csr(csr.new_key()), "n2", HERE)
 
 
+@pytest.mark.threat("T-11")
 async def test_two_managers_do_not_spend_one_use_twice(lab: ControlLab, second: ControlLab) -> None:
     import asyncio
 
@@ -89,6 +91,7 @@ async def test_two_managers_do_not_spend_one_use_twice(lab: ControlLab, second: 
     assert sorted(isinstance(result, TokenRefused) for result in results) == [False, True]
 
 
+@pytest.mark.threat("T-11")
 async def test_every_fault_of_a_token_reads_the_same(lab: ControlLab) -> None:
     good = await lab.token()
     wrong_secret = JoinToken(good.root_digest, good.token_id, SecretBytes(bytes(32)))
@@ -138,6 +141,7 @@ async def test_token_limits_hold(lab: ControlLab) -> None:
             await lab.tokens.create(lab.context(), role, ttl, uses=uses)
 
 
+@pytest.mark.threat("T-12")
 async def test_renewal_leaves_the_newest_two_serials(lab: ControlLab) -> None:
     node_id = await lab.join("n1")
     stored = lab.view.nodes.get(node_id)
@@ -209,6 +213,7 @@ async def test_expired_node_comes_back_within_its_grace(lab: ControlLab) -> None
     lab.principal(Kind.NODE, away.node_id, _serial(reply["certificate_chain"]))
 
 
+@pytest.mark.threat("T-28")
 async def test_grace_ends_unless_an_outage_explains_it(lab: ControlLab) -> None:
     away = _Away(lab)
     await away.join()
@@ -222,6 +227,7 @@ async def test_grace_ends_unless_an_outage_explains_it(lab: ControlLab) -> None:
     await away.come_back()
 
 
+@pytest.mark.threat("T-28")
 async def test_return_needs_the_old_key_and_a_serial_on_record(lab: ControlLab) -> None:
     away = _Away(lab)
     await away.join()
@@ -235,6 +241,7 @@ async def test_return_needs_the_old_key_and_a_serial_on_record(lab: ControlLab) 
         await away.come_back()
 
 
+@pytest.mark.threat("T-28")
 async def test_evicted_node_does_not_come_back(lab: ControlLab) -> None:
     away = _Away(lab)
     await away.join()
@@ -243,6 +250,7 @@ async def test_evicted_node_does_not_come_back(lab: ControlLab) -> None:
         await away.come_back()
 
 
+@pytest.mark.threat("T-27")
 async def test_operator_enrols_once_and_renews(lab: ControlLab) -> None:
     answer = await lab.operators.add(lab.context(), "eve", OperatorRole.DEPLOYER, {"team": "red"})
     token = JoinToken.parse(str(answer.body["token"]))
@@ -261,6 +269,7 @@ async def test_operator_enrols_once_and_renews(lab: ControlLab) -> None:
         lab.principal(Kind.OPERATOR, "eve", _serial(renewed["certificate_chain"]))
 
 
+@pytest.mark.threat("T-27")
 async def test_token_of_a_removed_operator_is_worth_nothing(lab: ControlLab) -> None:
     answer = await lab.operators.add(lab.context(), "eve", OperatorRole.AUDITOR, {})
     await lab.operators.remove(lab.context(), "eve")
@@ -286,6 +295,7 @@ async def test_only_admins_make_tokens_and_operators(lab: ControlLab) -> None:
     await lab.tokens.create(lab.context(ADMIN), TokenRole.WORKER, timedelta(hours=1))
 
 
+@pytest.mark.threat("T-12")
 async def test_certificate_of_another_cluster_is_nobody(lab: ControlLab) -> None:
     from cluster.control.callers import principal_of
     from cluster.protocol.identity import Caller, SpiffeId

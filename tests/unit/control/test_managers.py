@@ -73,6 +73,7 @@ async def test_joined_manager_is_pending_until_it_caught_up(
     assert {m["state"] for m in lab.managers.list(AUDITOR)} == {"active"}
 
 
+@pytest.mark.threat("T-23")
 async def test_repeated_join_gets_the_same_reply_while_pending(
     lab: ControlLab, joiner: _Joiner
 ) -> None:
@@ -81,6 +82,7 @@ async def test_repeated_join_gets_the_same_reply_while_pending(
     assert joiner.sealed_for == [b"hpke key"]
 
 
+@pytest.mark.threat("T-23")
 async def test_active_manager_never_gets_the_keys_again(lab: ControlLab, joiner: _Joiner) -> None:
     reply = await joiner.join()
     await lab.managers.activate(joiner.principal(reply), ManagerId(str(reply["manager_id"])))
@@ -89,6 +91,7 @@ async def test_active_manager_never_gets_the_keys_again(lab: ControlLab, joiner:
     assert len(joiner.sealed_for) == 1
 
 
+@pytest.mark.threat("T-23")
 async def test_keys_are_not_sealed_for_whoever_the_token_does_not_admit(
     lab: ControlLab,
 ) -> None:

@@ -49,6 +49,7 @@ def _allowed(role: Role, resource: Resource = BEST_CASE) -> set[str]:
     return allowed
 
 
+@pytest.mark.threat("T-06")
 def test_node_may_do_three_things() -> None:
     assert _allowed(Role.NODE) == {"session.open", "secret.issue", "node.renew"}
 
@@ -108,6 +109,7 @@ def test_local_root_handles_no_secrets() -> None:
 
 
 @pytest.mark.parametrize("role", [Role.NODE, Role.JOINING_MANAGER])
+@pytest.mark.threat("T-06")
 def test_own_means_own(role: Role) -> None:
     assert _allowed(role, Resource("thing", "x", {"team": "red"}, owner="other")) == set()
     assert _allowed(role, Resource("thing", "x", {"team": "red"})) == set()
@@ -131,6 +133,7 @@ def test_entries_tell_who_asked_for_what() -> None:
     assert (denied.resource, denied.allowed) == ("node/n1", False)
 
 
+@pytest.mark.threat("T-06")
 def test_nodes_learn_nothing_from_a_denial() -> None:
     with pytest.raises(PermissionDenied) as denied:
         authorize(EVERYONE[Role.NODE], Action.SECRET_LIST, Resource("secret"), NOW)

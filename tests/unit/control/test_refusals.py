@@ -30,6 +30,7 @@ def test_equal_refusals_become_one(clock: ManualClock) -> None:
     assert refusals.take() == ()
 
 
+@pytest.mark.threat("T-14")
 def test_flood_from_many_callers_is_bounded_and_counted(clock: ManualClock) -> None:
     refusals = Refusals(clock)
     flood = TABLE_SIZE * 4
@@ -41,6 +42,7 @@ def test_flood_from_many_callers_is_bounded_and_counted(clock: ManualClock) -> N
     assert sum(entry.count for entry in taken) == flood
 
 
+@pytest.mark.threat("T-14")
 def test_a_minute_has_its_limit_and_the_next_one_is_free(clock: ManualClock) -> None:
     refusals = Refusals(clock)
     written = 0
@@ -54,6 +56,7 @@ def test_a_minute_has_its_limit_and_the_next_one_is_free(clock: ManualClock) -> 
     assert [entry.caller for entry in refusals.take()] == ["a"]
 
 
+@pytest.mark.threat("T-14")
 async def test_denied_requests_reach_the_audit(lab: ControlLab) -> None:
     for _ in range(3):
         with pytest.raises(PermissionDenied):

@@ -64,6 +64,7 @@ async def test_created_service_shows_its_spec(lab: ControlLab) -> None:
         ReferenceDraft("db", gid=2**31),
     ],
 )
+@pytest.mark.threat("T-15")
 async def test_unusable_references_are_refused(lab: ControlLab, reference: ReferenceDraft) -> None:
     await lab.secret("db")
     with pytest.raises(InvalidReference):
@@ -205,6 +206,14 @@ async def test_tasks_show_desired_and_mounted_versions(lab: ControlLab) -> None:
     assert (reference["version_desired"], reference["version_mounted"]) == (2, 1)
 
 
+async def test_service_without_a_node_says_what_it_waits_for(lab: ControlLab) -> None:
+    await lab.service("web")
+    assert "1 of 1 replicas wait" in str(lab.services.inspect(AUDITOR, "web")["waiting"])
+    await lab.join("n1")
+    await lab.settle(lab.duty())
+    assert lab.services.inspect(AUDITOR, "web")["waiting"] == ""
+
+
 async def test_deployer_cannot_borrow_secrets_outside_his_labels(lab: ControlLab) -> None:
     await lab.secret("red-db", team="red")
     await lab.secret("blue-db", team="blue")
@@ -263,6 +272,7 @@ async def test_rollout_of_a_new_service_waits_for_its_replicas(lab: ControlLab) 
     assert rollout.record.finished_at is not None
 
 
+@pytest.mark.threat("T-17")
 def test_drafts_refuse_unknown_fields_without_echoing_values() -> None:
     import msgspec
 
