@@ -178,7 +178,7 @@ class _Attempt:
         return Write(steps=(*decision.steps, Create(record)), audit=(entries[0],))
 
     def answer(self, revision: int) -> Answer:
-        """Return the answer, now that it is committed: at `revision`, or earlier by a first send."""
+        """Return the answer, now that it is committed: at `revision`, or by an earlier send."""
         if self._answer is None:
             raise InvariantViolation("a request was committed without a decision")
         number = revision if self._replayed_at is None else self._replayed_at
