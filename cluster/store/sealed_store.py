@@ -7,6 +7,7 @@ so two managers can decide at once. Source: DESIGN sections 3 and 4, ADR 0004.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Final, Self
 
@@ -65,6 +66,8 @@ __all__ = [
 APPLY_S: Final = 10.0
 """How long a commit waits for this manager's own view."""
 UPDATE_ATTEMPTS: Final = 8
+FREE_ATTEMPTS: Final = 2
+"""Attempts of an update before it takes turns with others."""
 
 
 class SealedStore:
@@ -92,6 +95,7 @@ class SealedStore:
         )
         tick_key = cell.keyring.stream_key(f"tick/{manager_id}", 0)
         self._barrier = Barrier(engine, self.view, tick_key, entropy)
+        self._turn = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
 
     @classmethod
@@ -242,17 +246,20 @@ class SealedStore:
         `decide` may run several times and has no effects of its own; None is nothing to do. Raises
         what it raises, and what `commit` raises, a conflict after `attempts` of them.
         """
-        while True:
-            write = decide(self.view)
-            if write is None:
-                return self.view.revision
-            attempts -= 1
-            try:
-                return await self.commit(write)
-            except (StaleVersion, AlreadyExists) as conflict:
-                if attempts <= 0:
-                    raise
-                await self.view.wait_for(conflict.revision, APPLY_S)
+        for attempt in range(attempts):
+            # Whoever met conflicts takes turns: of many writers of one record, each transaction
+            # passes one, and the last of them would run out of attempts.
+            async with self._turn if attempt >= FREE_ATTEMPTS else contextlib.nullcontext():
+                write = decide(self.view)
+                if write is None:
+                    return self.view.revision
+                try:
+                    return await self.commit(write)
+                except (StaleVersion, AlreadyExists) as conflict:
+                    if attempt + 1 >= attempts:
+                        raise
+                    await self.view.wait_for(conflict.revision, APPLY_S)
+        raise InvariantViolation("an update takes one attempt at least")
 
     async def replace_keyring(self, keyring: Keyring, audit: tuple[AuditEntry, ...] = ()) -> int:
         """Store a keyring that was made from the present one, and return once it is in force here.

@@ -226,6 +226,24 @@ async def test_swapped_secret_values_are_not_issued(
     assert {kind for kind, _ in judge.view.faults} == {Kind.SECRET_VALUE}
 
 
+async def test_a_value_under_the_key_of_another_is_not_issued(
+    lab: StoreLab, store: SealedStore
+) -> None:
+    key = lab.key(Kind.SECRET_VALUE, "s/1")
+    sealed = seal_record(
+        lab.keyring,
+        kind=Kind.SECRET_VALUE.value,
+        engine_key=key,
+        generation=9,
+        plaintext=encode(value("s", 2, b"two")),
+        entropy=lab.entropy,
+    )
+    await store.view.wait_for(await lab.put_raw(key, sealed), WAIT_S)
+    with pytest.raises(IntegrityError):
+        store.open_value("s", 1)  # type: ignore[arg-type]  # plain ids
+    assert [kind for kind, _ in store.view.faults] == [Kind.SECRET_VALUE]
+
+
 # --- replays ------------------------------------------------------------------------------------
 
 
@@ -252,6 +270,21 @@ async def test_an_older_state_is_not_believed_after_a_listing(
     old = (await lab.entry(key)).value
     await revoke(store)
     await pause(store)
+    revision = await lab.put_raw(key, old)
+    await lab.engine.compact(revision)
+    resume(store)
+    await store.view.wait_for(revision, WAIT_S)
+    assert refuses_nodes(store)
+
+
+async def test_a_removed_record_that_was_put_back_unseen_is_not_believed(
+    lab: StoreLab, store: SealedStore
+) -> None:
+    other = await lab.open("other")
+    key = lab.key(Kind.NODE, "n1")
+    old = (await lab.entry(key)).value
+    await pause(store)
+    await remove(other, Kind.NODE, "n1")
     revision = await lab.put_raw(key, old)
     await lab.engine.compact(revision)
     resume(store)

@@ -143,6 +143,20 @@ async def test_update_decides_again_until_it_holds(lab: StoreLab) -> None:
     assert final.record.labels == {"count": "20"}
 
 
+async def test_many_updates_of_one_record_all_come_through(store: SealedStore) -> None:
+    await created(store, node("n1", name="0"))
+
+    def count(view: View) -> Write:
+        stored = view.nodes.get("n1")
+        assert stored is not None
+        return Write((Replace(stored, node("n1", name=str(int(stored.record.name) + 1))),))
+
+    await asyncio.gather(*(store.update(count) for _ in range(60)))
+    final = store.view.nodes.get("n1")
+    assert final is not None
+    assert final.record.name == "60"
+
+
 async def test_update_gives_up_after_its_attempts(store: SealedStore) -> None:
     stored = await created(store, node("n1"))
     await store.commit(Write((Replace(stored, node("n1", name="b")),)))
@@ -180,12 +194,16 @@ async def test_one_name_goes_to_one_of_many_callers(lab: StoreLab) -> None:
 async def test_a_name_can_be_claimed_again_after_it_was_freed(lab: StoreLab) -> None:
     first, second = await lab.open("m1"), await lab.open("m2")
     name = NameRecord(id=name_id(Kind.SECRET, "db"), owner="s1")
+    generations = []
     for store in (first, second, first, second):
         await store.barrier()
         await store.commit(Write((Create(name),)))
         stored = store.view.names.get(name.id)
         assert stored is not None
+        generations.append(stored.generation)
         await store.commit(Write((Remove(stored),)))
+    # Each life stands above the one before, so that no state of an earlier life can follow it.
+    assert generations == sorted(set(generations))
     await first.barrier()
     assert first.view.faults == ()
     assert second.view.faults == ()
