@@ -100,7 +100,9 @@ class MountTable:
         for key in at_hand.keys() - values.keys():
             at_hand[key].wipe()
         touched = [*wanted, *(i for i in errors if i not in wanted)]
-        results = tuple(self._result(service_id, errors) for service_id in touched)
+        results = tuple(
+            self._result(service_id, wanted.get(service_id), errors) for service_id in touched
+        )
         return Outcome(results, tuple(dropped), tuple(changed))
 
     def wipe_lapsed(self, services: Iterable[ServiceAssignment]) -> None:
@@ -211,13 +213,17 @@ class MountTable:
                         found[key] = self.read(service_id, file)
         return found
 
-    def _result(self, service_id: str, errors: Mapping[str, str]) -> ServiceResult:
+    def _result(
+        self, service_id: str, wanted: ServiceAssignment | None, errors: Mapping[str, str]
+    ) -> ServiceResult:
         entry = self._entries.get(service_id)
         files = entry.service.files if entry is not None else ()
         mounted = tuple(
             sorted({version_key(f) for f in files}, key=lambda k: (k.secret_id, k.version))
         )
-        return ServiceResult(service_id, mounted, errors.get(service_id, ""))
+        # The number it reports on, also where the change left the files as they were.
+        spec_number = wanted.spec_number if wanted is not None else 0
+        return ServiceResult(service_id, mounted, errors.get(service_id, ""), spec_number)
 
     # --- adopting -------------------------------------------------------------------------------
 
