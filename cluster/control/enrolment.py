@@ -12,11 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
 
-from cluster.control.callers import anonymous, serial_text
+from cluster.control.callers import anonymous
 from cluster.control.issuing import (
     Issued,
     Issuer,
@@ -30,8 +27,9 @@ from cluster.control.policy import Action, Principal, Resource, Role
 from cluster.control.requests import JSON, Decision, Requests
 from cluster.control.secrets import check_name_free
 from cluster.control.tokens import find_token, spend
-from cluster.pki.csr import public_key_digest, verify_return_request
+from cluster.pki.csr import verify_return_request
 from cluster.pki.join_token import JoinToken
+from cluster.pki.old_leaf import OldLeaf
 from cluster.pki.renewal import may_return
 from cluster.protocol.errors import Evicted, InvalidRequest, PermissionDenied
 from cluster.protocol.identity import Kind as IdentityKind
@@ -53,7 +51,6 @@ from cluster.system import Entropy
 
 REPLY_KEPT: Final = timedelta(hours=1)
 """For how long a repeated join gets the reply of the first time."""
-MAX_CERTIFICATE_BYTES: Final = 8192
 
 _NOT_BACK: Final = "this node cannot come back by its old key; join it again with a new token"
 
@@ -129,11 +126,12 @@ class Enrolment:
         PermissionDenied.
         """
         request = Request.of(csr)
-        old = _OldCertificate.of(certificate)
+        old = OldLeaf.parse(certificate)
         verify_return_request(old.public_key, csr, signature)
 
         def decide(view: View) -> Decision:
-            _check_signed_by_us(view, old.certificate)
+            if not old.signed_by(trust_bundle(view).control):
+                raise PermissionDenied(_NOT_BACK)
             stored = _returning(view, old)
             self._check_grace(view, old)
             issued = self._issuer.node(view, stored.record.id, request)
@@ -141,18 +139,17 @@ class Enrolment:
             reply = {"node_id": after.id, **reply_to_newcomer(view, issued.chain)}
             return Decision([Replace(stored, after)], reply)
 
-        resource = Resource(Kind.NODE.value, old.node_id)
+        resource = Resource(Kind.NODE.value, old.identity.subject)
         return await self._requests.admit(anonymous(peer_ip), Action.NODE_RETURN, resource, decide)
 
-    def _check_grace(self, view: View, old: "_OldCertificate") -> None:
+    def _check_grace(self, view: View, old: OldLeaf) -> None:
         cluster = get_cluster(view)
         outages = [
             (datetime.fromtimestamp(o.started_at, UTC), datetime.fromtimestamp(o.ended_at, UTC))
             for o in cluster.outages
         ]
-        expired_at = old.certificate.not_valid_after_utc
         grace = timedelta(seconds=cluster.return_grace_s)
-        if not may_return(expired_at, outages, self._requests.clock.now(), grace):
+        if not may_return(old.expired_at, outages, self._requests.clock.now(), grace):
             raise PermissionDenied(_NOT_BACK)
 
     def _new_node(
@@ -184,37 +181,6 @@ class Enrolment:
 
     def _trust_domain(self) -> str:
         return get_cluster(self._requests.store.view).trust_domain
-
-
-class _OldCertificate(msgspec.Struct, frozen=True):
-    """The certificate an expired node shows, parsed and not yet believed."""
-
-    certificate: x509.Certificate
-    public_key: ec.EllipticCurvePublicKey
-    serial: str
-    node_id: str
-
-    @classmethod
-    def of(cls, der: bytes) -> "_OldCertificate":
-        """Return what `der` says. Raises InvalidRequest for anything but a node's certificate."""
-        if len(der) > MAX_CERTIFICATE_BYTES:
-            raise InvalidRequest("the old certificate is too large")
-        try:
-            certificate = x509.load_der_x509_certificate(der)
-            public_key = certificate.public_key()
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-        except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension):
-            raise InvalidRequest("the old certificate cannot be read; send DER") from None
-        identity = SpiffeId.parse(uris[0]) if len(uris) == 1 else None
-        if (
-            identity is None
-            or identity.kind is not IdentityKind.NODE
-            or not isinstance(public_key, ec.EllipticCurvePublicKey)
-        ):
-            raise InvalidRequest("the old certificate is not a node's")
-        serial = serial_text(certificate.serial_number)
-        return cls(certificate, public_key, serial, identity.subject)
 
 
 def pending_join(
@@ -269,25 +235,14 @@ def _with_certificate(
     )
 
 
-def _returning(view: View, old: _OldCertificate) -> Stored[NodeRecord]:
+def _returning(view: View, old: OldLeaf) -> Stored[NodeRecord]:
     """Return the record of the node that shows a certificate still on record."""
-    stored = view.nodes.get(old.node_id)
+    stored = view.nodes.get(old.identity.subject)
     if stored is None:
         raise PermissionDenied(_NOT_BACK)
-    digest = public_key_digest(old.public_key)
     known = zip(stored.record.serials, stored.record.public_keys, strict=True)
-    if (old.serial, digest) not in set(known):
+    if (old.serial, old.key_digest) not in set(known):
         raise PermissionDenied(_NOT_BACK)
     if stored.record.revoked_at is not None:
         raise Evicted
     return stored
-
-
-def _check_signed_by_us(view: View, certificate: x509.Certificate) -> None:
-    for der in trust_bundle(view).control:
-        try:
-            certificate.verify_directly_issued_by(x509.load_der_x509_certificate(der))
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return
-    raise PermissionDenied(_NOT_BACK)

@@ -1,9 +1,10 @@
 """Joining, renewing and coming back."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 
 from cluster.control.policy import Role
 from cluster.pki import csr
@@ -239,6 +240,34 @@ async def test_return_needs_the_old_key_and_a_serial_on_record(lab: ControlLab) 
         await lab.enrolment.renew_node(away.node_id, csr.make_csr(csr.new_key()))
     with pytest.raises(PermissionDenied):
         await away.come_back()
+
+
+@pytest.mark.threat("T-28")
+async def test_return_by_a_forged_certificate_is_refused(lab: ControlLab) -> None:
+    """Name, key and serial are right, and it ends later: whoever has the old key can write that."""
+    away = _Away(lab)
+    await away.join()
+    lab.clock.advance(timedelta(days=9))
+    away.certificate = _resigned(away, lab.clock.now() - timedelta(days=1))
+    with pytest.raises(PermissionDenied):
+        await away.come_back()
+
+
+def _resigned(away: _Away, not_after: datetime) -> bytes:
+    old = x509.load_der_x509_certificate(away.certificate)
+    names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    forged = (
+        x509.CertificateBuilder()
+        .subject_name(old.subject)
+        .issuer_name(old.issuer)
+        .public_key(away.key.public_key())
+        .serial_number(old.serial_number)
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(not_after)
+        .add_extension(names.value, critical=True)
+        .sign(away.key, hashes.SHA256())
+    )
+    return forged.public_bytes(serialization.Encoding.DER)
 
 
 @pytest.mark.threat("T-28")
