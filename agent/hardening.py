@@ -16,7 +16,12 @@ def harden_process() -> tuple[Check, ...]:
 
 
 def _forbid_dumps() -> Check:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # A hard limit of 1 dumps as little as 0 does, and leaves `agent.launch` its limit of 1, which
+    # it could not raise again when the agent runs a service's command.
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(
+        resource.RLIMIT_CORE, (0, 1 if hard == resource.RLIM_INFINITY else min(1, hard))
+    )
     # Not dumpable: no dump through a piped core_pattern either, no ptrace by the same uid, and
     # /proc/PID/mem and environ belong to root.
     linux.prctl(linux.PR_SET_DUMPABLE, 0)

@@ -180,6 +180,7 @@ def _run_init(launch: Launch, cwd: str, mask: set[int | signal.Signals], alive: 
 
 def _drop_rights(uid: int, gid: int) -> None:
     """Leave nothing but the uid and gid; irrevocably, for this process and all it starts."""
+    _forbid_dumps()
     last = int(Path("/proc/sys/kernel/cap_last_cap").read_text())
     for capability in range(last + 1):
         linux.prctl(linux.PR_CAPBSET_DROP, capability)
@@ -191,13 +192,19 @@ def _drop_rights(uid: int, gid: int) -> None:
     # After setresuid, which clears it.
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    # 1, not 0: less than any dump needs, and the one limit that a piped core_pattern obeys
-    # (core(5)); 0 would still hand the dump to the pipe.
-    resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     if seccomp.is_supported():
         linux.set_seccomp_filter(seccomp.build_filter())
     else:
         _complain(f"weak: no system-call filter for {os.uname().machine}")
+
+
+def _forbid_dumps() -> None:
+    # 1, not 0: less than any dump needs, and the one limit that a piped core_pattern obeys
+    # (core(5)); 0 would still hand the dump to the pipe. Under a hard limit of 0 only a capability
+    # could raise it, and no dump at all is asked for then.
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def _run_program(launch: Launch, cwd: str, mask: set[int | signal.Signals]) -> int:
