@@ -23,7 +23,6 @@ import structlog
 from agent import durable, effects
 from agent.client import Closed, Connected, Event, Links, Received
 from agent.config import AgentConfig
-from agent.hardening import harden_process
 from agent.identity import DataDirectory
 from agent.mount_table import MountTable
 from agent.mounts import MountKind
@@ -58,11 +57,14 @@ class _StoredLease(msgspec.Struct, frozen=True):
 class Agent:
     """One node's agent. `run` is the whole of its life."""
 
-    def __init__(self, config: AgentConfig, clock: Clock, entropy: Entropy) -> None:
+    def __init__(
+        self, config: AgentConfig, clock: Clock, entropy: Entropy, checks: "tuple[Check, ...]" = ()
+    ) -> None:
+        """`checks`: what hardening the process reached, to be shown in `status`."""
         self._config = config
         self._clock = clock
         self._entropy = entropy
-        self._checks: tuple[Check, ...] = ()
+        self._checks = checks
         self._data = DataDirectory(config.data_dir)
         self._table = MountTable(config)
         self._boot_id = _BOOT_ID.read_text().strip()
@@ -77,7 +79,6 @@ class Agent:
         Raises NotFound before a join, AlreadyExists if another agent uses the data directory,
         MountRefused if nothing can be mounted here.
         """
-        self._checks = harden_process()
         self._data.prepare()
         self._config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         with _locked(self._data.path):

@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     import structlog
 
     from agent.config import Overrides, load
+    from agent.hardening import harden_process
     from agent.main import Agent
     from agent.mounts import MountKind
     from cluster.protocol.errors import ClusterError, InvalidRequest
@@ -62,8 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
         socket_root=arguments.socket_root,
         managers=tuple(arguments.manager) if arguments.manager else None,
     )
+    checks = harden_process()
     try:
-        agent = Agent(load(overrides, arguments.config), SystemClock(), SystemEntropy())
+        agent = Agent(load(overrides, arguments.config), SystemClock(), SystemEntropy(), checks)
     except InvalidRequest as error:
         return fail(error.message, USAGE)
     code = OK

@@ -2,8 +2,7 @@
 
 import asyncio
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from cluster.protocol import wire
 from cluster.protocol.errors import AlreadyExists, NotFound
 from cluster.system import SystemClock, SystemEntropy
 from tests.simulation.naive_manager import History, service
+from tests.simulation.running_agent import enrol, running, until
 from tests.simulation.served_manager import ServedManager, served
 from tests.support.authority import ClusterAuthority
 from tests.support.clock import ManualClock
@@ -44,33 +44,6 @@ def history() -> History:
 async def manager(history: History) -> AsyncIterator[ServedManager]:
     async with served(ServedManager("m1", history, ClusterAuthority())) as running:
         yield running
-
-
-def enrol(config: AgentConfig, manager: ServedManager) -> None:
-    data = DataDirectory(config.data_dir)
-    data.prepare()
-    data.save_identity(manager.identity())
-
-
-@asynccontextmanager
-async def running(
-    config: AgentConfig, clock: SystemClock | ManualClock | None = None
-) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    agent = Agent(config, clock or SystemClock(), SystemEntropy())
-    task = asyncio.create_task(agent.run(stop))
-    try:
-        yield
-        assert not task.done() or task.exception() is None
-    finally:
-        stop.set()
-        await asyncio.wait_for(task, 30)
-
-
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not true():  # noqa: ASYNC110  # nothing signals it
-            await asyncio.sleep(0.02)
 
 
 def content(config: AgentConfig, target: str, name: str = "red") -> bytes | None:
