@@ -83,6 +83,7 @@ async def run_plain(command: list[str], cwd: Path | None = None) -> Done:
     return await finished(process)
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_open_blues_file(node: Node) -> None:
     """Covered in red's view; unreadable by red's uid without it; blue's uid reads that path."""
     path = str(node.mounts_root / "blue" / "db")
@@ -91,6 +92,7 @@ async def test_red_cannot_open_blues_file(node: Node) -> None:
     assert (await run_outside(node.uids["blue"], READ, path)).stdout == "blue-value\n"
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_ask_blues_socket(node: Node) -> None:
     """Covered in red's view; closed to red's uid without it; blue's uid is answered there."""
     path = str(node.workload.socket_path("blue"))
@@ -99,6 +101,7 @@ async def test_red_cannot_ask_blues_socket(node: Node) -> None:
     assert "blue-value" in (await run_outside(node.uids["blue"], CONNECT, path)).stdout
 
 
+@pytest.mark.threat("T-19")
 async def test_red_is_refused_by_blues_socket_even_with_open_modes(node: Node) -> None:
     """The kernel's word on the peer's uid stands where every mode bit was lost."""
     path = node.workload.socket_path("blue")
@@ -110,6 +113,7 @@ async def test_red_is_refused_by_blues_socket_even_with_open_modes(node: Node) -
     assert "blue-value" in (await run_outside(node.uids["blue"], CONNECT, str(path))).stdout
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_reach_the_control_socket(node: Node) -> None:
     """Neither by path nor by uid; root is answered."""
     script = CONNECT.replace('"op":"get","name":"db"', '"op":"status"')
@@ -128,6 +132,7 @@ async def blue_pid(supervisor: int) -> int:
     return pid
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_reach_blue_through_proc(node: Node) -> None:
     """Blue's process does not exist in red's /proc; red's uid is denied outside; blue's is not."""
     blue = await node.start_exec("blue", PYTHON, "-I", "-c", WAIT)
@@ -144,6 +149,7 @@ async def test_red_cannot_reach_blue_through_proc(node: Node) -> None:
         await finished(blue)
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_trace_nor_leave_its_namespaces(node: Node) -> None:
     """The filter denies each call; without it those that no host setting forbids succeed."""
     inside = json.loads((await node.run_python("red", SYSTEM_CALLS)).stdout)
@@ -154,6 +160,7 @@ async def test_red_cannot_trace_nor_leave_its_namespaces(node: Node) -> None:
     assert set(inside) == set(outside)
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_change_its_mounts(node: Node) -> None:
     """No write to the secrets, no unmounting of a cover; root in the host may do both."""
     write = "open('/run/secrets/planted', 'w')"
@@ -169,6 +176,7 @@ async def test_red_cannot_change_its_mounts(node: Node) -> None:
     assert (await run_plain([PYTHON, "-c", unmount, blue])).stdout == "0 0\n"
 
 
+@pytest.mark.threat("T-19")
 async def test_red_cannot_learn_of_blue_from_its_mount_table(node: Node) -> None:
     """Other services' mounts are taken out of the view, not only covered; the host lists them."""
     show = "print(open('/proc/self/mountinfo').read())"
@@ -178,6 +186,7 @@ async def test_red_cannot_learn_of_blue_from_its_mount_table(node: Node) -> None
     assert "blue" in (await run_outside(node.uids["red"], show)).stdout
 
 
+@pytest.mark.threat("T-19")
 async def test_red_inherits_no_way_around_the_covers(node: Node) -> None:
     """A directory open in the supervisor, and its working directory, are closed and re-resolved."""
     directory = os.open(node.mounts_root, os.O_RDONLY)
@@ -201,6 +210,7 @@ async def test_red_inherits_no_way_around_the_covers(node: Node) -> None:
     assert "blue" in (await run_plain(command[-4:], cwd=node.mounts_root)).stdout
 
 
+@pytest.mark.threat("T-19")
 async def test_red_gains_nothing_from_a_setuid_program(node: Node) -> None:
     """No new privileges: a setuid-root program runs as red; outside it runs as root."""
     program = node.mounts_root.parent / "whoami"
@@ -212,6 +222,7 @@ async def test_red_gains_nothing_from_a_setuid_program(node: Node) -> None:
     assert (await run_plain([*identity, str(program), "-u"])).stdout == "0\n"
 
 
+@pytest.mark.threat("T-19")
 async def test_a_value_is_in_no_environment_and_no_command_line(node: Node) -> None:
     """While red runs, its value is in no /proc/*/environ or cmdline; a planted one is found."""
     red = await node.start_exec("red", PYTHON, "-I", "-c", WAIT, "planted-value")

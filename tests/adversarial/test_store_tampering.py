@@ -137,6 +137,7 @@ ATTACKS = [
 ]
 
 
+@pytest.mark.threat("T-02")
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_running_manager_refuses_the_kind(
     lab: StoreLab, store: SealedStore, attack: Attack
@@ -147,6 +148,7 @@ async def test_a_running_manager_refuses_the_kind(
         await store.commit(Write((Create(node("n9")),)))
 
 
+@pytest.mark.threat("T-02")
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_manager_that_starts_refuses_the_kind(
     lab: StoreLab, store: SealedStore, attack: Attack
@@ -155,6 +157,7 @@ async def test_a_manager_that_starts_refuses_the_kind(
     assert refuses_nodes(await lab.open("late"))
 
 
+@pytest.mark.threat("T-02")
 async def test_every_byte_of_every_stored_value_counts(lab: StoreLab, store: SealedStore) -> None:
     victims = [
         (Kind.NODE, "n1"),
@@ -194,6 +197,7 @@ async def unwatched(lab: StoreLab, store: SealedStore) -> SealedStore:
 # --- secret values: sealed in memory, judged when they are asked for ----------------------------
 
 
+@pytest.mark.threat("T-02")
 async def test_every_byte_of_a_sealed_secret_value_counts(
     lab: StoreLab, store: SealedStore
 ) -> None:
@@ -211,6 +215,7 @@ async def test_every_byte_of_a_sealed_secret_value_counts(
         assert [kind for kind, _ in fresh.view.faults] == [Kind.SECRET_VALUE]
 
 
+@pytest.mark.threat("T-03")
 @pytest.mark.parametrize("late", [False, True])
 async def test_swapped_secret_values_are_not_issued(
     lab: StoreLab, store: SealedStore, *, late: bool
@@ -226,6 +231,7 @@ async def test_swapped_secret_values_are_not_issued(
     assert {kind for kind, _ in judge.view.faults} == {Kind.SECRET_VALUE}
 
 
+@pytest.mark.threat("T-03")
 async def test_a_value_under_the_key_of_another_is_not_issued(
     lab: StoreLab, store: SealedStore
 ) -> None:
@@ -255,6 +261,7 @@ async def revoke(store: SealedStore) -> None:
     await store.commit(Write((Replace(stored, revoked),)))
 
 
+@pytest.mark.threat("T-04")
 async def test_an_older_state_is_not_believed(lab: StoreLab, store: SealedStore) -> None:
     key = lab.key(Kind.NODE, "n1")
     old = (await lab.entry(key)).value
@@ -263,6 +270,7 @@ async def test_an_older_state_is_not_believed(lab: StoreLab, store: SealedStore)
     assert refuses_nodes(store)
 
 
+@pytest.mark.threat("T-04")
 async def test_an_older_state_is_not_believed_after_a_listing(
     lab: StoreLab, store: SealedStore
 ) -> None:
@@ -277,6 +285,7 @@ async def test_an_older_state_is_not_believed_after_a_listing(
     assert refuses_nodes(store)
 
 
+@pytest.mark.threat("T-04")
 async def test_a_removed_record_that_was_put_back_unseen_is_not_believed(
     lab: StoreLab, store: SealedStore
 ) -> None:
@@ -302,6 +311,7 @@ def resume(store: SealedStore) -> None:
     store._running = asyncio.create_task(store._run())
 
 
+@pytest.mark.threat("T-04")
 async def test_a_removed_record_does_not_come_back(lab: StoreLab, store: SealedStore) -> None:
     key = lab.key(Kind.NODE, "n1")
     old = (await lab.entry(key)).value
@@ -319,6 +329,7 @@ async def remove(store: SealedStore, kind: Kind, record_id: str) -> None:
     await store.commit(Write((Remove(stored),)))
 
 
+@pytest.mark.threat("T-04")
 @pytest.mark.parametrize(
     ("kind", "record"),
     [
@@ -347,6 +358,7 @@ async def test_an_id_that_may_return_returns_by_its_writers_only(
         store.view.table(kind).get(record.id)
 
 
+@pytest.mark.threat("T-04")
 async def test_an_engine_that_went_back_as_a_whole_is_not_followed(
     tmp_path: Path, lab: StoreLab, store: SealedStore, seed: int
 ) -> None:

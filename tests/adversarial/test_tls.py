@@ -82,6 +82,7 @@ def trust_root(cluster: ClusterAuthority) -> Weaken:
 # --- who may connect to 7443 ---------------------------------------------------------------------
 
 
+@pytest.mark.threat("T-07")
 def test_service_certificate_opens_nothing(cluster: ClusterAuthority, manager: Credential) -> None:
     """What a service holds must not reach the managers' API."""
     service = cluster.issue(Kind.SERVICE, "red")
@@ -91,6 +92,7 @@ def test_service_certificate_opens_nothing(cluster: ClusterAuthority, manager: C
         assert call(cluster, server, service).status == 200
 
 
+@pytest.mark.threat("T-12")
 def test_certificate_straight_from_the_root_opens_nothing(
     cluster: ClusterAuthority, manager: Credential
 ) -> None:
@@ -101,6 +103,7 @@ def test_certificate_straight_from_the_root_opens_nothing(
         assert call(cluster, server, stray).status == 200
 
 
+@pytest.mark.threat("T-12")
 def test_foreign_certificate_opens_nothing(cluster: ClusterAuthority, manager: Credential) -> None:
     """The same names from another cluster's authority."""
     other = ClusterAuthority()
@@ -114,6 +117,7 @@ def test_foreign_certificate_opens_nothing(cluster: ClusterAuthority, manager: C
         assert call(cluster, server, foreign).status == 200
 
 
+@pytest.mark.threat("T-12")
 def test_nobody_without_a_certificate(cluster: ClusterAuthority, manager: Credential) -> None:
     with serving(ok, proper(cluster, manager)) as server:
         assert_refused(cluster, server, None)
@@ -121,6 +125,7 @@ def test_nobody_without_a_certificate(cluster: ClusterAuthority, manager: Creden
         assert call(cluster, server, None).status == 200
 
 
+@pytest.mark.threat("T-12")
 def test_expired_certificate_opens_nothing(cluster: ClusterAuthority, manager: Credential) -> None:
     past = ManualClock(SystemClock().now() - timedelta(hours=2))
     expired = cluster.issue(Kind.NODE, clock=past)
@@ -138,6 +143,7 @@ def test_expired_certificate_opens_nothing(cluster: ClusterAuthority, manager: C
         call(cluster, server, expired)
 
 
+@pytest.mark.threat("T-12")
 def test_leaf_signed_by_a_nodes_key_opens_nothing(
     cluster: ClusterAuthority, manager: Credential
 ) -> None:
@@ -214,6 +220,7 @@ def session_of(
         return answer, bool(connection.session_reused), connection.session
 
 
+@pytest.mark.threat("T-13")
 @pytest.mark.parametrize("tickets", [0, 2])
 def test_resumption_does_not_outlive_trust(
     cluster: ClusterAuthority, manager: Credential, tickets: int
@@ -251,6 +258,7 @@ def serving_as(cluster: ClusterAuthority, who: Credential) -> ssl.SSLContext:
     return tls.server_context(who.chain_pem, who.key_pem, None)
 
 
+@pytest.mark.threat("T-08")
 def test_workers_certificate_cannot_serve(cluster: ClusterAuthority) -> None:
     """A stolen node certificate as a false manager: TLS itself refuses its use."""
     with serving(ok, serving_as(cluster, cluster.issue(Kind.NODE))) as server:
@@ -261,6 +269,7 @@ def test_workers_certificate_cannot_serve(cluster: ClusterAuthority) -> None:
         assert answer.status == 200
 
 
+@pytest.mark.threat("T-08")
 @pytest.mark.parametrize(
     "uris",
     [
@@ -282,6 +291,7 @@ def test_only_a_managers_name_may_serve(cluster: ClusterAuthority, uris: list[st
         assert request([server.endpoint], "GET", "/", context=context).status == 200
 
 
+@pytest.mark.threat("T-08")
 def test_service_certificate_cannot_serve_as_a_manager(cluster: ClusterAuthority) -> None:
     """Services carry the server's use; their authority is not the managers'."""
     service = cluster.issue(Kind.SERVICE, "red")
@@ -292,6 +302,7 @@ def test_service_certificate_cannot_serve_as_a_manager(cluster: ClusterAuthority
         assert request([server.endpoint], "GET", "/", context=workload).status == 200
 
 
+@pytest.mark.threat("T-08")
 def test_expired_manager_is_not_believed(cluster: ClusterAuthority) -> None:
     past = ManualClock(SystemClock().now() - timedelta(hours=2))
     expired = cluster.issue(Kind.MANAGER, clock=past)
@@ -306,6 +317,7 @@ def test_expired_manager_is_not_believed(cluster: ClusterAuthority) -> None:
 # --- joining -------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat("T-11")
 def test_impostors_bundle_is_caught_by_the_digest(cluster: ClusterAuthority) -> None:
     """Before it trusts anyone a newcomer fetches the bundle from whoever answers."""
     impostor = ClusterAuthority()

@@ -84,6 +84,7 @@ async def test_socket_belongs_to_the_service_alone(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.threat("T-19")
 async def test_another_uid_is_refused_even_if_it_reaches_the_socket(tmp_path: Path) -> None:
     """Root is not the service either; the control is the fixture's server, which answers root."""
     server = WorkloadServer(tmp_path / "run", Held({"red": {"db": b"v"}}))
@@ -150,6 +151,7 @@ def get_as(uid: int, gid: int, path: Path) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.threat("T-16")
 @pytest.mark.parametrize(
     "raw",
     [
@@ -174,6 +176,7 @@ async def test_malformed_requests_are_refused(workload: WorkloadServer, raw: byt
     assert await ask(path, "get", "db") == b"red\x00\xff\n"
 
 
+@pytest.mark.threat("T-16")
 async def test_a_flood_exhausts_nothing_but_itself(workload: WorkloadServer) -> None:
     """Beyond the bound of open connections the answer is `too_many_requests`."""
     path = workload.socket_path("red")

@@ -33,6 +33,7 @@ def test_hardening_reports_what_it_got(mode: str, lock: str, is_locked: bool) ->
     assert locked is is_locked
 
 
+@pytest.mark.threat("T-29")
 def test_hardened_process_cannot_be_read_by_its_own_uid() -> None:
     """/proc/PID/environ belongs to root once the process is not dumpable; before, it does not."""
     script = (

@@ -228,6 +228,7 @@ def test_adopting_drops_a_set_that_was_never_published(root: Path) -> None:
     assert sorted(names(root / "red")) == ["..1", "..data", "db"]
 
 
+@pytest.mark.threat("T-20")
 def test_adopting_refuses_what_is_not_ours(root: Path) -> None:
     """Nothing mounted, or somebody else's tmpfs: refused with what to do."""
     (root / "red").mkdir()
@@ -265,6 +266,7 @@ print(held.read(), (root / "red").exists())
 """
 
 
+@pytest.mark.threat("T-21")
 def test_adopting_a_mount_that_can_swap_now_empties_it(root: Path, tmp_path: Path) -> None:
     """Accepted while no swap was active; once there is, its content must not stay."""
     (root / "red").mkdir()
@@ -288,6 +290,7 @@ def test_full_mount_names_the_option_and_keeps_the_old_set(root: Path) -> None:
         assert sorted(names(root / "red")) == ["..1", "..data", "db"]
 
 
+@pytest.mark.threat("T-15")
 @pytest.mark.parametrize(
     "target", ["..", "../db", "a/b", "/etc/passwd", "..data", ".hidden", "", "a\0b", "-f", "a\n"]
 )
@@ -308,6 +311,7 @@ def test_duplicate_targets_and_special_modes_are_refused(root: Path) -> None:
         mount.publish([file("db", b"1", mode=0o4755)])
 
 
+@pytest.mark.threat("T-15")
 @pytest.mark.parametrize("service", ["..", "a/b", "", "Red"])
 def test_hostile_service_names_are_refused(root: Path, service: str) -> None:
     """A service name becomes a directory name."""

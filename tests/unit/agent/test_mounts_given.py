@@ -78,6 +78,7 @@ def test_volume_refuses_an_owner_it_cannot_give(
     mount.publish([file("db", b"v1", None, GID)])
 
 
+@pytest.mark.threat("T-20")
 @pytest.mark.parametrize(
     ("fs_type", "options", "reason"),
     [
@@ -96,6 +97,7 @@ def test_unsafe_mounts_are_refused(root: Path, fs_type: str, options: str, reaso
         ServiceMount.given(path, "red")
 
 
+@pytest.mark.threat("T-20")
 def test_a_directory_on_disk_is_refused(root: Path) -> None:
     """The place where a forgotten mount would put every secret on a disk."""
     (root / "red").mkdir()
@@ -105,6 +107,7 @@ def test_a_directory_on_disk_is_refused(root: Path) -> None:
         ServiceMount.given(root / "missing", "red")
 
 
+@pytest.mark.threat("T-20")
 def test_a_directory_inside_a_tmpfs_is_refused(root: Path) -> None:
     """Others could share the mount, so it must be the service's own."""
     (mount_filesystem(root / "shared", "tmpfs", OWNED) / "red").mkdir()
@@ -112,6 +115,7 @@ def test_a_directory_inside_a_tmpfs_is_refused(root: Path) -> None:
         ServiceMount.given(root / "shared" / "red", "red")
 
 
+@pytest.mark.threat("T-20")
 def test_a_symlink_to_a_good_volume_is_refused(root: Path) -> None:
     """Whoever may change the link could move the secrets."""
     path = mount_filesystem(root / "blue", "tmpfs", OWNED)
@@ -120,6 +124,7 @@ def test_a_symlink_to_a_good_volume_is_refused(root: Path) -> None:
         ServiceMount.given(root / "red", "red")
 
 
+@pytest.mark.threat("T-25")
 @pytest.mark.parametrize("entry", ["index.html", "db", "..data", "..1"])
 def test_planted_entries_are_refused(root: Path, entry: str) -> None:
     """An image's files copied up into the volume must not pass for secrets."""
@@ -129,6 +134,7 @@ def test_planted_entries_are_refused(root: Path, entry: str) -> None:
         ServiceMount.given(path, "red")
 
 
+@pytest.mark.threat("T-25")
 def test_planted_symlinks_are_refused(root: Path) -> None:
     """A link of ours has one possible content."""
     path = mount_filesystem(root / "red", "tmpfs", OWNED)
@@ -151,6 +157,7 @@ except MountRefused as error:
 SWAP_HEADER = "Filename Type Size Used Priority\n"
 
 
+@pytest.mark.threat("T-21")
 @pytest.mark.parametrize(
     ("options", "swaps", "expected"),
     [

@@ -155,6 +155,7 @@ def test_a_seal_file_opens_to_what_went_in(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.threat("T-24")
 def test_a_seal_file_holds_nothing_in_clear(
     path: Path, unlock_key: UnlockKey, entropy: SeededEntropy
 ) -> None:
@@ -201,6 +202,7 @@ def test_a_key_that_was_opened_rewrites_as_the_created_one_does(
     assert open_seal_file(path, unlock_key)[0] == joined
 
 
+@pytest.mark.threat("T-24")
 def test_a_wrong_key_is_told_from_a_damaged_file(
     path: Path, unlock_key: UnlockKey, entropy: SeededEntropy
 ) -> None:
