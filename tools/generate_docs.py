@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.protocol import errors
+from tools.docs_api import api_page
+from tools.docs_commands import commands_page
+from tools.docs_settings import settings_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,6 +54,9 @@ def errors_page() -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/reference/api.md": api_page,
+    "docs/reference/cli.md": commands_page,
+    "docs/reference/config.md": settings_page,
     "docs/reference/errors.md": errors_page,
 }
 
