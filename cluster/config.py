@@ -1,7 +1,7 @@
 """A manager's configuration: one frozen value, from a TOML file and overridden by flags.
 
-Nothing else in the package reads a configuration file, and nothing reads the environment. Reference:
-docs/reference/config.md.
+Nothing else in the package reads a configuration file, and nothing reads the environment.
+Reference: docs/reference/config.md.
 """
 
 import tomllib
@@ -16,6 +16,7 @@ from cluster.protocol.ids import check_name
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/strongroom")
 DEFAULT_RUN_DIR: Final = Path("/run/strongroom")
+MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Address:
             port = rest.removeprefix(":") or port
         elif text.count(":") == 1:
             host, port = text.split(":")
-        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
             raise InvalidRequest("an address reads HOST or HOST:PORT")
         return cls(host, int(port))
 
@@ -111,7 +112,8 @@ def host_names(host: str) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Addr
 def load(path: Path | None, overrides: Mapping[str, str | None]) -> Config:
     """Return the configuration in a TOML file, with flags over it.
 
-    Raises InvalidRequest that names the setting; unknown settings are refused, because a misspelt one would be ignored.
+    Raises InvalidRequest that names the setting; unknown settings are refused, because a misspelt
+    one would be ignored.
     """
     settings: dict[str, str] = {}
     if path is not None:

@@ -1,7 +1,9 @@
-"""Duties that one manager at a time performs: placement, and finding out which nodes went down with their manager.
+"""Duties that one manager at a time performs: placement, and finding out which nodes went down with
+their manager.
 
-Whoever holds the duty puts its guard into every write, so a holder that was replaced (paused, partitioned) cannot write. Everyone also
-keeps a sign of life as a campaign of its own: its disappearance is how the others learn that a manager died.
+Whoever holds the duty puts its guard into every write, so a holder that was replaced (paused,
+partitioned) cannot write. Everyone also keeps a sign of life as a campaign of its own: its
+disappearance is how the others learn that a manager died.
 """
 
 import asyncio
@@ -25,7 +27,8 @@ log = structlog.get_logger(__name__)
 DUTY_TTL_S: Final = 5.0
 ALIVE_PREFIX: Final = "manager/"
 ORPHAN_AFTER_S: Final = 15.0
-"""How long the nodes of a dead manager may take to come back elsewhere before they count as down."""
+"""How long the nodes of a dead manager may take to come back elsewhere before they count as
+down."""
 LOOK_S: Final = 2.0
 RETRY_S: Final = 1.0
 

@@ -1,7 +1,8 @@
 """Starting the storage engine a manager was founded or joined with.
 
-The engine certificate is minted at every start into a memfd that only the member inherits: etcd cannot read an encrypted key, and
-the key never has a path on a disk. It is signed by the engine CA, which no agent and no service belongs to.
+The engine certificate is minted at every start into a memfd that only the member inherits: etcd
+cannot read an encrypted key, and the key never has a path on a disk. It is signed by the engine CA,
+which no agent and no service belongs to.
 """
 
 import asyncio
@@ -128,5 +129,6 @@ def _in_memory(name: str, content: bytes) -> int:
 
 
 def _path_of(fd: int) -> Path:
-    """Return the path under which the child opens a file it inherited: each opening starts at its beginning."""
+    """Return the path under which the child opens a file it inherited: each opening starts at its
+    beginning."""
     return Path(f"/proc/self/fd/{fd}")

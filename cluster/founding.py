@@ -1,7 +1,8 @@
 """Founding a cluster: everything that exists before its first write.
 
-Makes the root key, the keyring, the authorities, the first manager's identity and the first operator's certificate, as values; starting an
-engine and writing them is `cluster.manager`'s business. Nothing here touches a disk.
+Makes the root key, the keyring, the authorities, the first manager's identity and the first
+operator's certificate, as values; starting an engine and writing them is `cluster.manager`'s
+business. Nothing here touches a disk.
 """
 
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Founder:
     def found(
         self, trust_domain: str, unlock_key: UnlockKey, operator: str, csr: bytes
     ) -> Founding:
-        """Return a new cluster whose first operator is `operator`, an admin. Raises InvalidRequest."""
+        """Return a new cluster whose first operator is `operator`, an admin. Raises
+        InvalidRequest."""
         check_name(operator)
         now = self.clock.now().timestamp()
         root = new_root(trust_domain, self.clock, self.entropy)

@@ -1,6 +1,8 @@
-"""What a manager does to its own process before it holds a key: no core dumps, no debugger of the same user, no swap.
+"""What a manager does to its own process before it holds a key: no core dumps, no debugger of the
+same user, no swap.
 
-Each measure is taken where it is permitted; what was not possible is logged, and is a line in the threat model.
+Each measure is taken where it is permitted; what was not possible is logged, and is a line in the
+threat model.
 """
 
 import ctypes

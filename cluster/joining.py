@@ -1,7 +1,8 @@
 """The joining side of a manager's way in.
 
-The keys a joiner makes are stored before it asks, in a seal file that holds nothing else yet, so that a repeated ask is made under the
-same keys and gets the same reply. What comes back is proven by the token's digest of the root.
+The keys a joiner makes are stored before it asks, in a seal file that holds nothing else yet, so
+that a repeated ask is made under the same keys and gets the same reply. What comes back is proven
+by the token's digest of the root.
 """
 
 import base64
@@ -175,7 +176,8 @@ class Joiner:
 
 
 def fetch_bundle(token: JoinToken, join_addresses: tuple[str, ...]) -> TrustBundle:
-    """Return the trust bundle of the cluster a token names; whoever answered, the token's digest proves it."""
+    """Return the trust bundle of the cluster a token names; whoever answered, the token's digest
+    proves it."""
     reply = _json(
         request(
             join_addresses,

@@ -1,7 +1,7 @@
 """Logging: one event per line, a constant name and fields.
 
-Values, tokens and keys cannot be logged because their type does not show them; nothing is filtered here. Tracebacks are not rendered:
-their text may quote input.
+Values, tokens and keys cannot be logged because their type does not show them; nothing is filtered
+here. Tracebacks are not rendered: their text may quote input.
 """
 
 import logging
@@ -19,7 +19,9 @@ class _PlaceOnly(logging.Formatter):
         if not isinstance(ei, tuple) or ei[0] is None:
             return ""
         frames = traceback.extract_tb(ei[2])
-        place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+        place = (
+            f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+        )
         return f"{ei[0].__name__}{place}"
 
 

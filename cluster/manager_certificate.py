@@ -1,7 +1,9 @@
-"""The manager's own TLS certificate: fresh before it serves, renewed while it runs, swapped without a restart.
+"""The manager's own TLS certificate: fresh before it serves, renewed while it runs, swapped without
+a restart.
 
-A manager holds the control authority's key, so it can issue its own, whatever became of the old one while it was switched off. The
-record comes first: the new serial is committed before the certificate is used.
+A manager holds the control authority's key, so it can issue its own, whatever became of the old one
+while it was switched off. The record comes first: the new serial is committed before the
+certificate is used.
 """
 
 import asyncio

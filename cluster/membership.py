@@ -1,13 +1,15 @@
 """Managers on their way in: admission, learner, voter.
 
-Every step may be repeated: a joiner that lost an answer asks again. One join runs at a time (etcd takes one learner), under a duty that
-all managers share. A joining manager gets the root key and the engine CA's key by HPKE, to a key it made and stored before it
-asked, and for its pending join only.
+Every step may be repeated: a joiner that lost an answer asks again. One join runs at a time (etcd
+takes one learner), under a duty that all managers share. A joining manager gets the root key and
+the engine CA's key by HPKE, to a key it made and stored before it asked, and for its pending join
+only.
 """
 
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NoReturn
 
 import msgspec
 import structlog
@@ -45,7 +47,7 @@ class JoinSecrets(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(frozen=True, slots=True)
-class EtcdMembership:
+class ManagerAdmission:
     """Admits managers on etcd."""
 
     store: SealedStore
@@ -55,7 +57,8 @@ class EtcdMembership:
 
     async def admit(self, asked: ManagerJoinRequest, address: str) -> Mapping[str, object]:
         """Return the reply to a joining manager; the same one as long as its join is pending."""
-        # Checked before the token is spent, and no secret: it is derived one way from a key of full entropy.
+        # Checked before the token is spent, and no secret: it is derived one way from a key of full
+        # entropy.
         expected = self.store.cluster.unlock_verifier
         if not hmac.compare_digest(asked.unlock_verifier, expected):
             raise PermissionDenied(
@@ -87,13 +90,13 @@ class EtcdMembership:
         joiner = self._joiner(principal)
         leadership = await self.engine.campaign("membership", self.contents.manager_id, JOIN_TTL_S)
         try:
-            for member in await self.engine.members():
+            for member in await self.engine.membership.members():
                 if member.is_learner and member.peer_address != joiner.peer_address:
                     log.warning("engine.stale_learner_removed", name=member.name)
-                    await self.engine.remove_member(member.member_id)
-            members = await self.engine.members()
+                    await self.engine.membership.remove_member(member.member_id)
+            members = await self.engine.membership.members()
             if all(member.peer_address != joiner.peer_address for member in members):
-                members = await self.engine.add_learner(f"https://{joiner.peer_address}")
+                members = await self.engine.membership.add_learner(joiner.peer_address)
         finally:
             await leadership.resign()
         names = self._names()
@@ -107,10 +110,10 @@ class EtcdMembership:
     async def promote(self, principal: Principal) -> dict[str, object]:
         """Make the caller's member a voter and its record active; once more does no harm."""
         joiner = self._joiner(principal)
-        for member in await self.engine.members():
+        for member in await self.engine.membership.members():
             if member.peer_address == joiner.peer_address:
                 if member.is_learner:
-                    await self.engine.promote(member.member_id)
+                    await self.engine.membership.promote(member.member_id)
                 await self.managers.activate(principal, ManagerId(joiner.id))
                 return {"state": "active"}
         raise Conflict("this manager's member is not in the engine; run `strongroom join` again")
@@ -132,18 +135,18 @@ class EtcdMembership:
 
 
 @dataclass(frozen=True, slots=True)
-class NoMembership:
+class NoAdmission:
     """SQLite is one manager's engine."""
 
-    async def admit(self, asked: ManagerJoinRequest, address: str) -> dict[str, object]:
+    async def admit(self, asked: ManagerJoinRequest, address: str) -> NoReturn:  # noqa: ARG002  # the port's form
         """Refuse."""
         raise _sqlite_alone()
 
-    async def add_learner(self, principal: Principal) -> dict[str, object]:
+    async def add_learner(self, principal: Principal) -> NoReturn:  # noqa: ARG002  # the port's form
         """Refuse."""
         raise _sqlite_alone()
 
-    async def promote(self, principal: Principal) -> dict[str, object]:
+    async def promote(self, principal: Principal) -> NoReturn:  # noqa: ARG002  # the port's form
         """Refuse."""
         raise _sqlite_alone()
 

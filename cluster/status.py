@@ -1,4 +1,5 @@
-"""What `strongroom status` says: managers, leader, engine, lock state, agents, and everything unhealthy or weak with its reason.
+"""What `strongroom status` says: managers, leader, engine, lock state, agents, and everything
+unhealthy or weak with its reason.
 
 Reads and judges; changes nothing.
 """
@@ -20,6 +21,8 @@ from cluster.store.records import ManagerRecord, ManagerState, NodeState
 from cluster.store.sealed_store import SealedStore
 
 QUOTA_WARNING: Final = 0.75
+TWO: Final = 2
+"""Managers of which neither may fail."""
 
 
 @dataclass(slots=True)
@@ -122,9 +125,10 @@ class ClusterStatus:
         for record in active:
             if record.id not in alive:
                 yield _unhealthy(
-                    f"manager {record.name} is down or locked; start it, then run `strongroom unlock` on it"
+                    f"manager {record.name} is down or locked; start it, then run "
+                    "`strongroom unlock` on it"
                 )
-        if len(active) == 2:
+        if len(active) == TWO:
             yield _weak("two managers tolerate no failure; add a third, or remove one")
         elif len(active) == 1:
             yield _weak(
@@ -136,11 +140,13 @@ class ClusterStatus:
             yield _weak("the engine's data fill more than three quarters of its quota")
         if self.config.unlock_key_file is not None:
             yield _weak(
-                f"{self.config.name} unlocks by itself with a provider file; whoever reads that file opens its seal file"
+                f"{self.config.name} unlocks by itself with a provider file; whoever reads that "
+                "file opens its seal file"
             )
         for fault in self.store.view.faults:
             yield _unhealthy(
-                f"stored data of kind {fault.kind} failed its integrity check; see docs/how-to/integrity.md"
+                f"stored data of kind {fault.kind} failed its integrity check; "
+                "see docs/how-to/integrity.md"
             )
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(
@@ -155,7 +161,8 @@ class ClusterStatus:
                 continue
             if stored.record.strength == "weak":
                 yield _weak(
-                    f"node {node.record.name} mounts on tmpfs it could only prove weak; run `strongroom-agent doctor` there"
+                    f"node {node.record.name} mounts on tmpfs it could only prove weak; "
+                    "run `strongroom-agent doctor` there"
                 )
 
 

@@ -11,7 +11,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time, three ways: by the calendar, by a steady count, and by a count that includes sleep."""
+    """Tells the time, three ways: by the calendar, by a steady count, and by a count that includes
+    sleep."""
 
     def now(self) -> datetime:
         """Return the calendar time, aware, in UTC. It may jump."""
@@ -22,7 +23,8 @@ class Clock(Protocol):
         ...
 
     def boottime_s(self) -> float:
-        """Return seconds since boot, sleep included (CLOCK_BOOTTIME): what leases are counted on."""
+        """Return seconds since boot, sleep included (CLOCK_BOOTTIME): what leases are counted
+        on."""
         ...
 
 

@@ -1,11 +1,12 @@
 """What every route needs: the principal, the request's context, the body, the revision to wait for.
 
-Turns an ASGI request into the arguments of a use case and its result into a response, and nothing else.
+Turns an ASGI request into the arguments of a use case and its result into a response, and nothing
+else.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -41,7 +42,8 @@ class Edge:
     entropy: Entropy
 
     async def principal(self, request: Request) -> Principal:
-        """Return who calls, with the rights its record gives at this moment, once this manager has caught up."""
+        """Return who calls, with the rights its record gives at this moment, once this manager has
+        caught up."""
         await self.catch_up(request)
         address = request.client.host if request.client else "unknown"
         return principal_of(caller_of(request.scope), self.store.view, address)
@@ -49,7 +51,8 @@ class Edge:
     async def context(self, request: Request) -> RequestContext:
         """Return what a write needs: the principal, the request id, and a digest of what was asked.
 
-        A caller that sends no request id gets a fresh one: it cannot resend, and nothing else changes.
+        A caller that sends no request id gets a fresh one: it cannot resend, and nothing else
+        changes.
         """
         principal = await self.principal(request)
         sent = request.headers.get(REQUEST_ID_HEADER)
@@ -68,13 +71,15 @@ class Edge:
         )
 
     def _digest(self, asked: bytes) -> str:
-        """Return a keyed digest: a plain one in the store would let its reader guess short values."""
+        """Return a keyed digest: a plain one in the store would let its reader guess short
+        values."""
         return self.store.keyring.engine_key(
             "request-digest", hashlib.sha256(asked).hexdigest()
         ).hex()
 
     async def catch_up(self, request: Request) -> None:
-        """Wait until this manager has seen what the caller has seen: read-your-writes on any manager."""
+        """Wait until this manager has seen what the caller has seen: read-your-writes on any
+        manager."""
         text = request.headers.get(REVISION_HEADER)
         if text is None:
             return
@@ -96,7 +101,8 @@ class Edge:
 
 
 async def decoded(request: Request, shape: type[T]) -> T:
-    """Return the JSON body as `shape`, or raise InvalidRequest that names the place and never what was there."""
+    """Return the JSON body as `shape`, or raise InvalidRequest that names the place and never what
+    was there."""
     try:
         return msgspec.json.decode(await request.body(), type=shape)
     except msgspec.ValidationError as error:
@@ -109,7 +115,7 @@ async def decoded(request: Request, shape: type[T]) -> T:
         raise InvalidRequest("the body is not JSON") from None
 
 
-def labels_of(pairs: list[str]) -> dict[str, str]:
+def labels_of(pairs: Sequence[str]) -> dict[str, str]:
     """Return repeated `key=value` parameters as labels, or raise InvalidRequest."""
     labels: dict[str, str] = {}
     for pair in pairs:

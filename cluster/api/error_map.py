@@ -1,7 +1,7 @@
 """Errors as answers: the one table from the error tree to HTTP.
 
-FastAPI's own validation answer echoes the body, so a misspelt field would return the secret that was sent: every handler here says where
-and what kind, never what was there.
+FastAPI's own validation answer echoes the body, so a misspelt field would return the secret that
+was sent: every handler here says where and what kind, never what was there.
 """
 
 import msgspec
@@ -52,7 +52,8 @@ async def _cluster_error(_request: Request, error: Exception) -> Response:
 async def _validation_error(_request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    # The location of a body error can hold a key of the body, so only the schema's own part of it is shown.
+    # The location of a body error can hold a key of the body, so only the schema's own part of it
+    # is shown.
     where = sorted({str(item["loc"][0]) for item in error.errors() if item.get("loc")})
     return error_response(
         InvalidRequest(f"the request is not valid in its {' and '.join(where) or 'form'}")

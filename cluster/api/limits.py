@@ -1,9 +1,10 @@
 """Limits before any work: body sizes, request rates, concurrency.
 
-Pure ASGI, so that a refused request costs microseconds. What it refuses it does not read. It knows callers only as opaque keys:
-a certificate's fingerprint, or an address where there is none.
+Pure ASGI, so that a refused request costs microseconds. What it refuses it does not read. It knows
+callers only as opaque keys: a certificate's fingerprint, or an address where there is none.
 """
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,10 @@ from cluster.protocol.errors import ClusterError, PayloadTooLarge, TooManyReques
 from cluster.system import Clock
 
 CALLERS_REMEMBERED: Final = 10_000
-"""The table of buckets is bounded: a flood of addresses forgets the oldest, not the limit of memory."""
+"""The table of buckets is bounded: a flood of addresses forgets the oldest, not the limit of
+memory."""
+LENGTH_DIGITS: Final = 18
+"""Of a Content-Length that is still a number to us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def _key(scope: Scope) -> str:
 def _declared_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() and len(value) < 20 else 1 << 62
+            return int(value) if value.isdigit() and len(value) <= LENGTH_DIGITS else sys.maxsize
     return 0
 
 

@@ -1,4 +1,5 @@
-"""The port through which the API reaches the engine's membership; `cluster.membership` implements it."""
+"""The port through which the API reaches the engine's membership; `cluster.membership` implements
+it."""
 
 from collections.abc import Mapping
 from typing import Protocol

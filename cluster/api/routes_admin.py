@@ -1,6 +1,8 @@
-"""The admin socket: init, join, unlock, status and the way back in, for root of the manager's machine only.
+"""The admin socket: init, join, unlock, status and the way back in, for root of the manager's
+machine only.
 
-It is a unix socket with mode 0600 in a directory of mode 0700, and the only thing a locked manager runs.
+It is a unix socket with mode 0600 in a directory of mode 0700, and the only thing a locked manager
+runs.
 """
 
 from collections.abc import AsyncIterator

@@ -1,4 +1,5 @@
-"""What agents call on the listener that requires a certificate: the session and `POST /v1/issue`."""
+"""What agents call on the listener that requires a certificate: the session and `POST
+/v1/issue`."""
 
 import msgspec
 import structlog

@@ -1,4 +1,5 @@
-"""`/v1/nodes`, `/v1/tokens`, `/v1/operators`, `/v1/managers`, `/v1/status`, `/v1/keys`: running the cluster."""
+"""`/v1/nodes`, `/v1/tokens`, `/v1/operators`, `/v1/managers`, `/v1/status`, `/v1/keys`: running the
+cluster."""
 
 from datetime import timedelta
 from typing import Annotated, Protocol

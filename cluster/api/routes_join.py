@@ -1,6 +1,7 @@
 """The listener without client certificates (7444): joining, coming back, the trust bundle, health.
 
-Everything here is reached by strangers: bodies are small, rates are limited before any work, and what admits is a token or an old key.
+Everything here is reached by strangers: bodies are small, rates are limited before any work, and
+what admits is a token or an old key.
 """
 
 from collections.abc import Callable
@@ -86,7 +87,8 @@ def routes(
 
     @router.post("/v1/join-manager", tags=["join"])
     async def join_manager(request: Request) -> Response:
-        """Admit a manager by its token; asking again gets the same reply until the join is complete or expires."""
+        """Admit a manager by its token; asking again gets the same reply until the join is complete
+        or expires."""
         asked = await decoded(request, ManagerJoinRequest)
         return json_response(await membership.admit(asked, _address(request)))
 
@@ -97,7 +99,8 @@ def routes(
 
     @router.get("/readyz", tags=["health"])
     async def ready() -> Response:
-        """Answer whether this manager can serve: unlocked, quorum, records writable, store intact."""
+        """Answer whether this manager can serve: unlocked, quorum, records writable, store
+        intact."""
         is_ready, reason = health()
         return json_response({"ready": is_ready, "reason": reason}, 200 if is_ready else 503)
 

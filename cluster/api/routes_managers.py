@@ -18,7 +18,8 @@ def routes(edge: Edge, membership: Membership) -> APIRouter:
 
     @router.post("/promote")
     async def promote(request: Request) -> Response:
-        """Make the calling manager's member a voter, if it has caught up, and the manager active."""
+        """Make the calling manager's member a voter, if it has caught up, and the manager
+        active."""
         return edge.answer(await membership.promote(await edge.principal(request)))
 
     return router

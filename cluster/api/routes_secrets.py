@@ -1,5 +1,6 @@
 """`/v1/secrets`: metadata out, values in. No route here can answer with a value."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -19,6 +20,9 @@ OCTETS = {
 """A value travels as the raw body: binary safe, and never a str that Python would keep around."""
 
 
+Labels = Annotated[Sequence[str], Query()]
+
+
 class LabelChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Labels to set and label keys to remove."""
 
@@ -32,18 +36,17 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
 
     @router.post("", status_code=201, openapi_extra=OCTETS)
     async def create_secret(
-        request: Request, name: Annotated[str, Query()], label: Annotated[list[str], Query()] = []
-    ) -> Response:  # noqa: B006  # FastAPI copies defaults
-        """Create a secret; the body is its first version's value, the labels are `label=KEY=VALUE`."""
+        request: Request, name: Annotated[str, Query()], label: Labels = ()
+    ) -> Response:
+        """Create a secret; the body is its first version's value, the labels are
+        `label=KEY=VALUE`."""
         context = await edge.context(request)
         value = SecretBytes(await request.body())
         answer = await secrets.create(context, name, labels_of(label), value)
         return edge.answer(answer.body, answer.status)
 
     @router.get("")
-    async def list_secrets(
-        request: Request, label: Annotated[list[str], Query()] = [], prefix: str = ""
-    ) -> Response:  # noqa: B006  # FastAPI copies defaults
+    async def list_secrets(request: Request, label: Labels = (), prefix: str = "") -> Response:
         """List secrets: metadata only."""
         principal = await edge.principal(request)
         return edge.answer({"secrets": secrets.list(principal, labels=label, prefix=prefix)})
@@ -53,7 +56,7 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
         """Show a secret's metadata, its versions and who refers to it."""
         return edge.answer(secrets.inspect(await edge.principal(request), name))
 
-    @router.post("/{name}/versions", status_code=201, openapi_extra=OCTETS)
+    @router.post("/{name}/versions", openapi_extra=OCTETS)
     async def rotate_secret(request: Request, name: str) -> Response:
         """Add a version, make it primary, and start the rollout that brings it to every node."""
         context = await edge.context(request)

@@ -1,4 +1,5 @@
-"""`/v1/services` and `/v1/rollouts`: what services want, where their tasks are, how far a change has come."""
+"""`/v1/services` and `/v1/rollouts`: what services want, where their tasks are, how far a change
+has come."""
 
 import asyncio
 from typing import Annotated
@@ -18,7 +19,8 @@ WAIT_LIMIT_S = 30.0
 
 
 class ServiceUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A service's new spec; with `expected_spec_number`, only if it is still the one that was read."""
+    """A service's new spec; with `expected_spec_number`, only if it is still the one that was
+    read."""
 
     spec: ServiceDraft
     expected_spec_number: int | None = None
@@ -76,7 +78,8 @@ def routes(edge: Edge, services: Services, rollouts: RolloutStatus) -> APIRouter
         rollout_id: str,
         wait: Annotated[float, Query(ge=0, le=WAIT_LIMIT_S)] = 0.0,
     ) -> Response:
-        """Show how far a rollout has come; with `wait`, answer when it is complete or after so many seconds."""
+        """Show how far a rollout has come; with `wait`, answer when it is complete or after so many
+        seconds."""
         principal = await edge.principal(request)
         changed = asyncio.Event()
 

@@ -7,12 +7,16 @@ mode 0600, durable before anything depends on it. They travel as `SecretBytes`, 
 import json
 import os
 import sys
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cluster.protocol.errors import AlreadyExists, InvalidRequest, PayloadTooLarge
 from cluster.protocol.secret_bytes import SecretBytes
+
+if TYPE_CHECKING:
+    from cluster.pki.received_leaf import ReceivedLeaf
 
 VALUE_LIMIT: Final = 511_999
 """Bytes of a secret version; the manager holds the same limit."""
@@ -58,6 +62,34 @@ def json_body(fields: Mapping[str, object], **secrets: SecretBytes) -> SecretByt
     except UnicodeDecodeError:
         raise InvalidRequest(f"this is no {' or '.join(secrets).replace('_', ' ')}") from None
     return SecretBytes(json.dumps({**fields, **revealed}).encode())
+
+
+def request_text(key_pem: SecretBytes) -> str:
+    """Return a certificate request for the key: DER in base64."""
+    from cluster.pki.csr import key_from_pem, make_csr
+
+    return b64encode(make_csr(key_from_pem(key_pem.reveal()))).decode()
+
+
+def check_chain(
+    chain: Sequence[bytes], key_pem: SecretBytes, control: Sequence[bytes]
+) -> "ReceivedLeaf":
+    """Return the leaf of a chain (DER) that is for the key and from this cluster."""
+    from cluster.pki.received_leaf import check_received
+
+    return check_received(chain, key_pem.reveal(), control)
+
+
+def pinned_root(token: SecretBytes) -> str:
+    """Return the digest of the root that a join token pins; raise MalformedJoinToken."""
+    from cluster.pki.join_token import JoinToken
+
+    return JoinToken.parse(token.reveal().decode("utf-8", "replace")).root_digest
+
+
+def with_secret(content: Mapping[str, object], name: str, secret: SecretBytes) -> dict[str, object]:
+    """Return an answer with the credential that was taken out of it, for JSON on the terminal."""
+    return {**content, name: secret.reveal().decode()}
 
 
 def show_once(secret: SecretBytes) -> None:

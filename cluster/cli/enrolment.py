@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from cluster.cli import admin_socket
 from cluster.cli.answers import Answer, parse
 from cluster.cli.context_files import Context, ContextFiles
-from cluster.cli.credentials import json_body
+from cluster.cli.credentials import json_body, pinned_root, request_text
 from cluster.cli.failures import error_of
-from cluster.cli.renewal import context_of, request_text
+from cluster.cli.renewal import context_of
 from cluster.cli.settings import read_settings
 from cluster.protocol.errors import AlreadyExists, MalformedMessage, NotFound
 from cluster.protocol.https_client import Response, request
@@ -32,14 +32,12 @@ def enrol(managers: Sequence[str], token_text: SecretBytes, name: str | None) ->
 
     Safe to repeat while an answer was lost: the key is stored first and asked for again.
     """
-    from cluster.pki.join_token import JoinToken
     from cluster.pki.tls import client_context
 
     files = ContextFiles(read_settings())
     wanted = new_name(files, name)
-    trust_domain, bundle = _proven_bundle(
-        managers, JoinToken.parse(token_text.reveal().decode("utf-8", "replace")).root_digest
-    )
+    root_digest = pinned_root(token_text)
+    trust_domain, bundle = _proven_bundle(managers, root_digest)
     key_pem = files.pending_key(wanted)
     response = request(
         managers,
@@ -51,7 +49,7 @@ def enrol(managers: Sequence[str], token_text: SecretBytes, name: str | None) ->
         trust_domain=trust_domain,
         timeout_s=TIMEOUT_S,
     )
-    return keep(files, wanted, _checked(response), key_pem)
+    return keep(files, wanted, _checked(response), key_pem, root_digest)
 
 
 def renew_as_root(socket_path: str, operator: str, name: str | None) -> Context:
@@ -77,9 +75,15 @@ def new_name(files: ContextFiles, name: str | None) -> str:
     return wanted
 
 
-def keep(files: ContextFiles, name: str, reply: Answer, key_pem: SecretBytes) -> Context:
+def keep(
+    files: ContextFiles,
+    name: str,
+    reply: Answer,
+    key_pem: SecretBytes,
+    root_digest: str | None = None,
+) -> Context:
     """Write the context that a reply makes, and use it where none is in use."""
-    context = context_of(name, reply, key_pem, SystemEntropy())
+    context = context_of(name, reply, key_pem, SystemEntropy(), root_digest)
     files.save(context)
     try:
         files.current()

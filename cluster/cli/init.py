@@ -11,10 +11,9 @@ from cluster.cli import admin_socket
 from cluster.cli.answers import Answer, text
 from cluster.cli.arguments import Parser, add_admin_socket
 from cluster.cli.context_files import ContextFiles
-from cluster.cli.credentials import ReservedFile, json_body, show_once
+from cluster.cli.credentials import ReservedFile, json_body, request_text, show_once
 from cluster.cli.enrolment import keep, new_name
 from cluster.cli.output import say
-from cluster.cli.renewal import request_text
 from cluster.cli.settings import read_settings
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.secret_bytes import SecretBytes

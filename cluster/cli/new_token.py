@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from cluster.cli.answers import Answer
-from cluster.cli.credentials import ReservedFile, show_once
+from cluster.cli.credentials import ReservedFile, show_once, with_secret
 from cluster.cli.output import ExitCode, print_json, say
 from cluster.protocol.errors import OutcomeUnknown
 from cluster.protocol.secret_bytes import SecretBytes
@@ -17,7 +17,7 @@ def deliver_token(args: Namespace, ask: Callable[[], Answer], undo: str) -> Exit
         token = _taken(answer, undo)
         if args.format == "json":
             # Whoever asks for JSON reads the token from there; no other output of ours holds it.
-            print_json({**answer, "token": token.reveal().decode()})
+            print_json(with_secret(answer, "token", token))
         else:
             show_once(token)
         return ExitCode.DONE

@@ -1,7 +1,7 @@
 """Rotating the record key: a new epoch, and every record sealed again under it.
 
-May be stopped anywhere and repeated: a repeated call goes on sealing, under one more epoch. Old epochs are destroyed by `drop_epoch` once
-nothing lies under them. Source: docs/explanation/keys.md.
+May be stopped anywhere and repeated: a repeated call goes on sealing, under one more epoch. Old
+epochs are destroyed by `drop_epoch` once nothing lies under them. Source: docs/explanation/keys.md.
 """
 
 from cluster.control.policy import Action, Resource, authorize

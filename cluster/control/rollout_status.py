@@ -20,9 +20,11 @@ class RolloutStatus:
         self._requests = requests
 
     def inspect(self, principal: Principal, rollout_id: str) -> dict[str, JSON]:
-        """Return a rollout with `done`, `reached`, `total` and the tasks it has not reached. Raises NotFound.
+        """Return a rollout with `done`, `reached`, `total` and the tasks it has not reached. Raises
+        NotFound.
 
-        `done` is also true of one that a newer rollout took over: waiting longer would change nothing.
+        `done` is also true of one that a newer rollout took over: waiting longer would change
+        nothing.
         """
         view = self._requests.store.view
         stored = view.rollouts.get(rollout_id)

@@ -1,7 +1,8 @@
 """What a node is assigned: the pure half of the dispatcher.
 
-Computes, from the records alone, every file a node must hold, and the difference to what it was sent. It is the one place
-where least privilege is decided: a secret version reaches a node only through a running task of a service that refers to it.
+Computes, from the records alone, every file a node must hold, and the difference to what it was
+sent. It is the one place where least privilege is decided: a secret version reaches a node only
+through a running task of a service that refers to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -65,8 +66,8 @@ def resolve(secret: SecretRecord, wanted: VersionNumber | None) -> VersionNumber
 def assignments_of(records: Records, node_id: NodeId) -> dict[str, ServiceAssignment]:
     """Return what the node must hold, by service id.
 
-    A reference whose secret or version is gone yields no file: the records refuse to let that happen, and nothing is invented
-    if they fail.
+    A reference whose secret or version is gone yields no file: the records refuse to let that
+    happen, and nothing is invented if they fail.
     """
     assigned: dict[str, ServiceAssignment] = {}
     for task in records.tasks_of_node(node_id):

@@ -1,7 +1,7 @@
 """Issuing one secret to a node that asks for it by its certificate (`POST /v1/issue`).
 
-The same rules as a session's push: only what is assigned, the receipt first, a barrier, and one more decision from the view at
-that revision. "Not yours" and "not there" are one answer.
+The same rules as a session's push: only what is assigned, the receipt first, a barrier, and one
+more decision from the view at that revision. "Not yours" and "not there" are one answer.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ class Issue:
     async def issue(self, node_id: NodeId, service: str, secret: str) -> Issued:
         """Return the version of `secret` that `service` has on this node.
 
-        Raises PermissionDenied for everything that is not assigned, and Unavailable when the receipt cannot be written.
+        Raises PermissionDenied for everything that is not assigned, and Unavailable when the
+        receipt cannot be written.
         """
         await self.receipts.ensure(node_id, (self._find(node_id, service, secret),))
         await self.store.barrier()

@@ -1,8 +1,8 @@
 """Who is connected here, and what the other managers are told about it.
 
-Keeps the sessions of this manager, wakes those that a change affects, and writes a node's status record when its session opens or has been
-gone for a while. A node that fails over opens its next session within a second, so a closed session is not yet a node
-that is down.
+Keeps the sessions of this manager, wakes those that a change affects, and writes a node's status
+record when its session opens or has been gone for a while. A node that fails over opens its next
+session within a second, so a closed session is not yet a node that is down.
 """
 
 import asyncio
@@ -154,11 +154,14 @@ def _nodes_of(view: View, record: Record | None) -> Iterable[NodeId]:
         case ReceiptRecord():
             return
         case ServiceRecord(id=service_id):
-            yield from (task.record.node_id for task in view.tasks_of_service(ServiceId(service_id)))
+            yield from (
+                task.record.node_id for task in view.tasks_of_service(ServiceId(service_id))
+            )
         case SecretRecord(id=secret_id):
             for service in view.services_referring_to(SecretId(secret_id)):
                 yield from (
-                    task.record.node_id for task in view.tasks_of_service(ServiceId(service.record.id))
+                    task.record.node_id
+                    for task in view.tasks_of_service(ServiceId(service.record.id))
                 )
         case Record(id=record_id) if record.kind is Kind.NODE:
             yield NodeId(record_id)

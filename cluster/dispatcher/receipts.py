@@ -1,8 +1,9 @@
 """Receipts: no value leaves a manager before a quorum holds the record of who gets it.
 
-A receipt's transaction compares the generations of everything it was decided from (the node, the task, the service, the secret), so a
-manager whose view lags cannot issue after a removal: the compare fails and it decides again. An agent's ack completes
-the receipt; what an agent dropped is marked, not deleted, because `exposure` answers from these records.
+A receipt's transaction compares the generations of everything it was decided from (the node, the
+task, the service, the secret), so a manager whose view lags cannot issue after a removal: the
+compare fails and it decides again. An agent's ack completes the receipt; what an agent dropped is
+marked, not deleted, because `exposure` answers from these records.
 """
 
 from collections.abc import Iterable
@@ -33,7 +34,8 @@ log = structlog.get_logger(__name__)
 
 ERROR_LENGTH: Final = 200
 STEPS_PER_WRITE: Final = 64
-"""An ack of a node with many services is written in pieces, each well under an engine's transaction limit."""
+"""An ack of a node with many services is written in pieces, each well under an engine's transaction
+limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class Receipts:
     async def ensure(self, node_id: NodeId, assignments: Iterable[ServiceAssignment]) -> None:
         """Commit a receipt for every version in `assignments` that has none.
 
-        Raises PermissionDenied if the node may not have one of them any more; the caller computes the assignments again.
+        Raises PermissionDenied if the node may not have one of them any more; the caller computes
+        the assignments again.
         """
         for assignment in assignments:
             if _unissued(self.store.view, node_id, assignment):
@@ -100,7 +103,8 @@ class Receipts:
     async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
         """Complete the receipts an agent acked, and mark those it dropped.
 
-        Only receipts of this node are touched, and only for versions it was sent: an agent cannot ack what it never got.
+        Only receipts of this node are touched, and only for versions it was sent: an agent cannot
+        ack what it never got.
         """
 
         def decide(view: View) -> Write | None:
@@ -186,7 +190,8 @@ def _dropped(receipt: ReceiptRecord, now: float) -> ReceiptRecord:
 def _unissued(
     view: View, node_id: NodeId, assignment: ServiceAssignment
 ) -> list[tuple[SecretId, VersionNumber]]:
-    """Return the versions of an assignment without an open receipt. A dropped one counts as none: what comes back is issued anew."""
+    """Return the versions of an assignment without an open receipt. A dropped one counts as none:
+    what comes back is issued anew."""
     service_id = ServiceId(assignment.service_id)
     keys = sorted(
         {(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files}

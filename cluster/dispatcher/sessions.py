@@ -1,9 +1,10 @@
 """Agent sessions: what happens on one WebSocket between a manager and a node.
 
-Two tasks serve a session. The *reader* answers what the agent sends (acks, lease requests, signing requests). The *pusher* waits for a
-change that affects the node and delivers it: receipts first, then a barrier, then everything is decided once more from
-the view at that revision, and only then are values opened and sent. Nothing is sent that was not authorised after the request.
-Source: ADR 0006, DESIGN "From manager to file".
+Two tasks serve a session. The *reader* answers what the agent sends (acks, lease requests, signing
+requests). The *pusher* waits for a change that affects the node and delivers it: receipts first,
+then a barrier, then everything is decided once more from the view at that revision, and only then
+are values opened and sent. Nothing is sent that was not authorised after the request. Source: ADR
+0006, DESIGN "From manager to file".
 """
 
 import asyncio
@@ -185,7 +186,7 @@ class AgentSession:
         ):
             await self.parts.store.view.wait_for(highest.number, CATCH_UP_TIMEOUT_S)
 
-    # --- reader ---------------------------------------------------------------------------------------------------
+    # --- reader ---
 
     async def _read(self) -> None:
         while True:
@@ -224,7 +225,8 @@ class AgentSession:
         await self.link.send(certificate)
 
     async def _prolong(self, number: int) -> None:
-        """Prolong the lease after a barrier begun now: a manager without a quorum cannot keep an evicted node alive."""
+        """Prolong the lease after a barrier begun now: a manager without a quorum cannot keep an
+        evicted node alive."""
         try:
             await self.parts.store.barrier()
         except Unavailable:
@@ -232,7 +234,7 @@ class AgentSession:
         self._require_admitted()
         await self.link.send(wire.Lease(number, self.parts.store.cluster.lease_s))
 
-    # --- pusher ---------------------------------------------------------------------------------------------------
+    # --- pusher ---
 
     async def _push(self) -> None:
         while True:
@@ -244,7 +246,8 @@ class AgentSession:
                 await self._wipe()
                 raise
             except (Unavailable, StaleVersion, PermissionDenied) as error:
-                # The record cannot be written now, so nothing is issued; the agent keeps what it has.
+                # The record cannot be written now, so nothing is issued; the agent keeps what it
+                # has.
                 log.warning(
                     "session.delivery_postponed", session_id=self.session_id, code=error.code
                 )
@@ -265,7 +268,8 @@ class AgentSession:
         raise Unavailable("the records keep changing; the delivery is tried again")
 
     async def _send_decided(self, number: int) -> bool:
-        """Decide once more from the view as it is after the barrier, and send; False if a receipt is missing by now.
+        """Decide once more from the view as it is after the barrier, and send; False if a receipt
+        is missing by now.
 
         From the decision to the last `open_value` nothing awaits, so nothing can change in between.
         """
@@ -317,7 +321,8 @@ class AgentSession:
             raise Evicted
 
     async def _wipe(self) -> None:
-        """Order the wipe and give the agent a moment to report it; the connection is cut either way."""
+        """Order the wipe and give the agent a moment to report it; the connection is cut either
+        way."""
         self._wiped.clear()
         try:
             await self.link.send(wire.Wipe("evicted"))

@@ -1,7 +1,8 @@
 """Every error that crosses an edge: one tree, one stable code each.
 
-Cores raise these and know nothing of HTTP; `cluster.api.error_map` and `cluster.cli.output` translate once, by the
-class fields. Messages are lower case, without a full stop, say what to do next, and never carry a value.
+Cores raise these and know nothing of HTTP; `cluster.api.error_map` and `cluster.cli.output`
+translate once, by the class fields. Messages are lower case, without a full stop, say what to do
+next, and never carry a value.
 """
 
 from typing import ClassVar
@@ -36,7 +37,10 @@ class InvalidName(InvalidRequest):
     """A name breaks the naming rules."""
 
     code = "invalid_name"
-    default_message = "names take 1 to 64 letters, digits, '-', '_' and '.', and start and end with a letter or digit"
+    default_message = (
+        "names take 1 to 64 letters, digits, '-', '_' and '.', "
+        "and start and end with a letter or digit"
+    )
 
 
 class InvalidReference(InvalidRequest):
@@ -158,7 +162,8 @@ class AlreadyExists(Conflict):
     def __init__(self, message: str | None = None, *, revision: int = 0) -> None:
         super().__init__(message)
         self.revision = revision
-        """Revision at which the record that is in the way was written, if the store found it there; else 0."""
+        """Revision at which the record that is in the way was written, if the store found it there;
+        else 0."""
 
 
 class StaleVersion(Conflict):
@@ -306,7 +311,8 @@ class InvariantViolation(RuntimeError):
 
 
 def error_of(code: str, message: str) -> ClusterError:
-    """Return the error that an answer's `code` names; an unknown code reads as one that may be retried elsewhere."""
+    """Return the error that an answer's `code` names; an unknown code reads as one that may be
+    retried elsewhere."""
     pending: list[type[ClusterError]] = [ClusterError]
     while pending:
         kind = pending.pop()

@@ -41,8 +41,8 @@ class SpiffeId:
     def parse(cls, uri: str) -> "SpiffeId":
         """Return the identity in `uri`, or raise InvalidRequest.
 
-        Nothing is normalised: an id that is not exactly of our shape is refused (path normalisation gave
-        impersonation in another implementation).
+        Nothing is normalised: an id that is not exactly of our shape is refused (path normalisation
+        gave impersonation in another implementation).
         """
         match uri.split("/"):
             case ["spiffe:", "", trust_domain, kind, subject] if kind in set(Kind):
@@ -53,7 +53,8 @@ class SpiffeId:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated peer: what its certificate proves and nothing more; rights are read from the record."""
+    """An authenticated peer: what its certificate proves and nothing more; rights are read from the
+    record."""
 
     identity: SpiffeId
     serial: int

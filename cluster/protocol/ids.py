@@ -24,6 +24,7 @@ ID_SIZE = 16
 """Bytes of randomness in an id; 26 characters as text."""
 
 _ID = re.compile(r"[a-z2-7]{26}")
+_COUNT = re.compile(r"[0-9]{1,19}")
 _NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 _SERVICE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TARGET = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9._-]{0,126}[a-zA-Z0-9_-])?")
@@ -42,17 +43,20 @@ def is_id(text: str) -> bool:
 
 
 def check_name(text: str) -> str:
-    """Return `text` if it is a valid secret, node or operator name (Swarm's rule), else raise InvalidName."""
+    """Return `text` if it is a valid secret, node or operator name (Swarm's rule), else raise
+    InvalidName."""
     if _NAME.fullmatch(text) is None:
         raise InvalidName
     return text
 
 
 def check_service_name(text: str) -> str:
-    """Return `text` if it is a valid service name (a DNS label: it becomes a certificate's name)."""
+    """Return `text` if it is a valid service name (a DNS label: it becomes a certificate's
+    name)."""
     if _SERVICE_NAME.fullmatch(text) is None:
         raise InvalidName(
-            "service names take 1 to 63 lower-case letters, digits and '-', and start and end with a letter or digit"
+            "service names take 1 to 63 lower-case letters, digits and '-', and start and end "
+            "with a letter or digit"
         )
     return text
 
@@ -64,14 +68,16 @@ def check_target(text: str) -> str:
     """
     if _TARGET.fullmatch(text) is None:
         raise InvalidName(
-            "targets are plain file names of 1 to 128 letters, digits, '-', '_' and '.', not starting with '.' or '-'"
+            "targets are plain file names of 1 to 128 letters, digits, '-', '_' and '.', "
+            "not starting with '.' or '-'"
         )
     return text
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incarnation:
-    """Which life of the store a revision belongs to: raised by migration, restore and quorum recovery."""
+    """Which life of the store a revision belongs to: raised by migration, restore and quorum
+    recovery."""
 
     counter: int
     unique: str
@@ -96,9 +102,7 @@ class Revision:
         """Return the revision that `str()` wrote, or raise InvalidRequest."""
         match text.split("."):
             case [counter, unique, number] if (
-                counter.isascii() and counter.isdigit() and len(counter) <= 20
-                and number.isascii() and number.isdigit() and len(number) <= 20
-                and 0 < len(unique) <= 64
+                _COUNT.fullmatch(counter) and _COUNT.fullmatch(number) and is_id(unique)
             ):
                 return cls(Incarnation(int(counter), unique), int(number))
             case _:

@@ -1,7 +1,7 @@
 """`SecretBytes`: bytes that do not show themselves.
 
-Every way a value leaks by accident (repr, formatting, logging, pickling, copying, JSON, hashing) is closed;
-`reveal()` is the one way out, and tests/architecture lists every place that calls it.
+Every way a value leaks by accident (repr, formatting, logging, pickling, copying, JSON, hashing) is
+closed; `reveal()` is the one way out, and tests/architecture lists every place that calls it.
 """
 
 import hmac

@@ -1,9 +1,10 @@
 """The messages of an agent's session: one WebSocket, msgpack, no text that could hold a value.
 
-Flow: the agent sends Hello; the manager answers Welcome, then Values and a Snapshot; afterwards Values and Deltas as things
-change, each answered by an Ack. Values always travel before the manifest that needs them. A Delta whose `base` is not what the
-agent applied last means a gap: the agent says Resync and gets a Snapshot. Field order is part of the format; `FORMAT`
-names it and the Hello lists what an agent can speak. Reference: docs/reference/wire.md.
+Flow: the agent sends Hello; the manager answers Welcome, then Values and a Snapshot; afterwards
+Values and Deltas as things change, each answered by an Ack. Values always travel before the
+manifest that needs them. A Delta whose `base` is not what the agent applied last means a gap: the
+agent says Resync and gets a Snapshot. Field order is part of the format; `FORMAT` names it and the
+Hello lists what an agent can speak. Reference: docs/reference/wire.md.
 """
 
 from typing import Final
@@ -63,7 +64,8 @@ class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
     on_change_timeout_s: float = 10.0
 
 
-# --- agent to manager ---------------------------------------------------------------------------------------------
+# --- agent to manager
+# ---------------------------------------------------------------------------------------------
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -92,7 +94,8 @@ class ServiceResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ack(msgspec.Struct, frozen=True, tag="ack"):
-    """Reports that `revision` was carried out. `services` lists every service it touched; `dropped` those removed."""
+    """Reports that `revision` was carried out. `services` lists every service it touched; `dropped`
+    those removed."""
 
     revision: RevisionPair
     services: tuple[ServiceResult, ...]
@@ -112,12 +115,14 @@ class SigningRequest(msgspec.Struct, frozen=True, tag="csr"):
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, tag="lease?"):
-    """Asks to prolong the lease; `number` comes back in the Lease. The agent counts from its sending."""
+    """Asks to prolong the lease; `number` comes back in the Lease. The agent counts from its
+    sending."""
 
     number: int
 
 
-# --- manager to agent ---------------------------------------------------------------------------------------------
+# --- manager to agent
+# ---------------------------------------------------------------------------------------------
 
 
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
@@ -183,7 +188,8 @@ class Lease(msgspec.Struct, frozen=True, tag="lease"):
 
 
 class Wipe(msgspec.Struct, frozen=True, tag="wipe"):
-    """Orders the agent to wipe everything at once (eviction); it acks with an empty Ack and the session ends."""
+    """Orders the agent to wipe everything at once (eviction); it acks with an empty Ack and the
+    session ends."""
 
     reason: str
 

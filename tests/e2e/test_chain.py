@@ -1,10 +1,12 @@
-"""The main job, as shipped: a sealed store issues secrets to services on a tmpfs, and rotates them in place."""
+"""The main job, as shipped: a sealed store issues secrets to services on a tmpfs, and rotates them
+in place."""
 
 from tests.support.running import running_cluster, wait_until
 
 
 def test_a_secret_reaches_its_service_and_is_rotated_in_place() -> None:
-    """One manager on SQLite, one agent: create, place, mount, rotate; the file changes, the mount does not."""
+    """One manager on SQLite, one agent: create, place, mount, rotate; the file changes, the mount
+    does not."""
     with running_cluster(agents=1) as cluster:
         (agent,) = cluster.agents
         cluster.create_secret("db-password", b"\x00first\xff")
@@ -20,7 +22,8 @@ def test_a_secret_reaches_its_service_and_is_rotated_in_place() -> None:
 
 
 def test_three_managers_lose_their_leader_and_nothing_else() -> None:
-    """Kill -9 of the leader: the files stay, a rotation succeeds; the restarted manager is locked until unlocked."""
+    """Kill -9 of the leader: the files stay, a rotation succeeds; the restarted manager is locked
+    until unlocked."""
     with running_cluster(managers=3, engine="etcd", agents=2) as cluster:
         cluster.create_secret("credential", b"one")
         cluster.create_service("twitter", 20_003, "credential", replicas=2)

@@ -1,8 +1,9 @@
 """A running cluster for tests: real manager and agent processes on loopback, as they ship.
 
-Managers are `strongroom manager run`, agents `strongroom-agent run`; founding, joining and unlocking go through the admin socket and
-the join listener like an operator's. A test kills, stops, restarts and locks them; whatever it leaves behind is ended by pid and every
-mount is detached. Directories are short, because a unix socket's path takes 107 bytes.
+Managers are `strongroom manager run`, agents `strongroom-agent run`; founding, joining and
+unlocking go through the admin socket and the join listener like an operator's. A test kills, stops,
+restarts and locks them; whatever it leaves behind is ended by pid and every mount is detached.
+Directories are short, because a unix socket's path takes 107 bytes.
 """
 
 import base64
@@ -73,7 +74,8 @@ class Credential:
 
 
 def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
-    """Return the first truthy result of `holds`; fail the test, naming `what`, if it never comes."""
+    """Return the first truthy result of `holds`; fail the test, naming `what`, if it never
+    comes."""
     deadline = time.monotonic() + patience_s
     while True:
         with contextlib.suppress(ClusterError, OSError):
@@ -273,7 +275,8 @@ class RunningCluster:
     operator: Credential | None = None
     revision: str = ""
 
-    # --- building -------------------------------------------------------------------------------------------------
+    # --- building
+    # -------------------------------------------------------------------------------------------------
 
     def found(self, managers: int = 1) -> Self:
         """Found the cluster and join further managers."""
@@ -324,7 +327,8 @@ class RunningCluster:
             self.ok("PATCH", f"/v1/nodes/{name}", {"add_labels": dict(labels)})
         return agent
 
-    # --- using ----------------------------------------------------------------------------------------------------
+    # --- using
+    # ----------------------------------------------------------------------------------------------------
 
     def call(
         self,
@@ -336,7 +340,8 @@ class RunningCluster:
         managers: Sequence[ManagerProcess] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Call the API with the operator's certificate, or another's; read your writes on any manager."""
+        """Call the API with the operator's certificate, or another's; read your writes on any
+        manager."""
         shown = credential or self.operator
         assert shown is not None
         content = (

@@ -1,0 +1,385 @@
+"""Where a manager stands, and what moves it on.
+
+    empty --init--> serving          a new cluster
+    empty --join--> serving          a further manager
+    locked --unlock--> starting --quorum--> serving          every restart
+
+A locked manager has no root key, no engine and no listener but its admin socket. What an unlocked
+one runs is `cluster.unlocked`'s business; the process around it is `cluster.manager`'s. Source:
+DESIGN 4 and 5, ADR 0010.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
+from cluster.config import Config
+from cluster.engine_start import (
+    EngineKind,
+    StartedEngine,
+    engine_kind,
+    has_engine_data,
+    start_engine,
+)
+from cluster.founding import Founder
+from cluster.joining import Joiner
+from cluster.pki.join_token import JoinToken
+from cluster.protocol.errors import (
+    AlreadyExists,
+    ClusterError,
+    Conflict,
+    IntegrityError,
+    InvalidRequest,
+    Locked,
+    NoQuorum,
+    PermissionDenied,
+    Unavailable,
+)
+from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.keyring import Keyring
+from cluster.seal.unlock import (
+    SealFileContents,
+    SealKey,
+    UnlockKey,
+    create_seal_file,
+    open_seal_file,
+)
+from cluster.sockets import bind_tcp
+from cluster.store.sealed_store import SealedStore, bootstrap_store, load_wrapped_keyring
+from cluster.system import Clock, Entropy
+from cluster.unlocked import UnlockedManager
+
+if TYPE_CHECKING:
+    from cluster.store.view import IntegrityFault
+
+log = structlog.get_logger(__name__)
+
+ENGINES: Final = frozenset({"sqlite", "etcd"})
+QUORUM_LOOK_S: Final = 0.2
+FOUNDING_MARK: Final = "founding"
+"""A file that exists while a cluster is being founded: only then may what lies here be wiped."""
+CATCH_UP_TIMEOUT_S: Final = 120.0
+
+
+class State(StrEnum):
+    """Where a manager stands."""
+
+    EMPTY = "empty"
+    LOCKED = "locked"
+    STARTING = "starting"
+    SERVING = "serving"
+    FAILED = "failed"
+
+
+class Lifecycle:
+    """One manager from empty or locked to serving; the admin socket's routes call it."""
+
+    def __init__(self, config: Config, clock: Clock, entropy: Entropy) -> None:
+        self.config = config
+        self.clock = clock
+        self.entropy = entropy
+        self.state = State.LOCKED if config.seal_file.exists() else State.EMPTY
+        self.failed = asyncio.Event()
+        """Set when what ran has ended by itself; the process ends then."""
+        self._step = ""
+        self._moving = asyncio.Lock()
+        self._serving = asyncio.Event()
+        self._unlocked: UnlockedManager | None = None
+        self._started: StartedEngine | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
+        self._faults: list[IntegrityFault] = []
+        self._sockets = bind_tcp(config.api_listen), bind_tcp(config.join_listen)
+
+    def new_unlock_key(self) -> str:
+        """Return a fresh unlock key's text; nothing is stored."""
+        return UnlockKey.generate(self.entropy).text().reveal().decode()
+
+    async def init(self, request: InitRequest) -> dict[str, object]:
+        """Found a cluster with this manager as its first.
+
+        Raises AlreadyExists where a manager's data lie, InvalidRequest, and what the engine raises.
+        """
+        unlock_key = UnlockKey.parse(SecretBytes(request.unlock_key.encode()))
+        if request.engine not in ENGINES:
+            raise InvalidRequest("the engine is sqlite or etcd")
+        async with self._moving:
+            self._require_empty()
+            founding = Founder(self.config, self.clock, self.entropy).found(
+                request.trust_domain, unlock_key, request.operator, request.csr
+            )
+            kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
+            mark = self.config.data_dir / FOUNDING_MARK
+            await asyncio.to_thread(_begin_founding, self.config, mark)
+            started = await start_engine(
+                self.config, kind, founding.contents, self.clock, self.entropy
+            )
+            try:
+                wrapped = founding.keyring.wrap(founding.contents.root_key, self.entropy)
+                await bootstrap_store(
+                    started.engine, founding.keyring, wrapped, founding.records, self.entropy
+                )
+                seal_key = await asyncio.to_thread(
+                    create_seal_file,
+                    self.config.seal_file, unlock_key, founding.contents, self.entropy,
+                )  # fmt: skip
+            except BaseException:
+                await started.stop()
+                raise
+            mark.unlink()
+            self._begin(founding.contents, seal_key, started)
+            await self._until_serving()
+        return founding.reply
+
+    async def join(self, request: JoinRequest) -> AsyncIterator[Step]:
+        """Join this manager to a cluster, step by step; a repeated call goes on where it
+        stopped."""
+        unlock_key = UnlockKey.parse(SecretBytes(request.unlock_key.encode()))
+        token = JoinToken.parse(request.token)
+        async with self._moving:
+            if self.state not in {State.EMPTY, State.LOCKED}:
+                raise Conflict("this manager is part of a cluster already")
+            joiner = Joiner(self.config, self.entropy)
+            yield Step("asking to be let in")
+            admitted = await asyncio.to_thread(joiner.ask, token, unlock_key, request.managers)
+            yield Step("becoming a learner")
+            members = await asyncio.to_thread(joiner.call, admitted, "/v1/managers/learner")
+            started = await start_engine(
+                self.config,
+                "etcd",
+                admitted.contents,
+                self.clock,
+                self.entropy,
+                initial_cluster=_initial_cluster(members),
+                state="existing",
+            )
+            try:
+                yield Step("catching up")
+                async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
+                    while True:
+                        try:
+                            await asyncio.to_thread(joiner.call, admitted, "/v1/managers/promote")
+                            break
+                        except Unavailable:
+                            await asyncio.sleep(QUORUM_LOOK_S)
+                contents = await asyncio.to_thread(joiner.complete, admitted)
+            except BaseException:
+                await started.stop()
+                raise
+            self._begin(contents, admitted.seal_key, started)
+            yield Step("opening the store")
+            await self._until_serving()
+        yield Step(done=True)
+
+    async def unlock(self, request: UnlockRequest) -> AsyncIterator[Step]:
+        """Unlock this manager, and tell how it goes until it serves."""
+        key = UnlockKey.parse(SecretBytes(request.unlock_key.encode()))
+        await self.unlock_with(key)
+        said = ""
+        while not self._serving.is_set():
+            if self._running is None or self._running.done():
+                raise self._why_not_serving()
+            if self._step != said:
+                said = self._step
+                yield Step(said)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._serving.wait(), QUORUM_LOOK_S)
+        yield Step(done=True)
+
+    async def status(self) -> dict[str, object]:
+        """Return what this manager knows of itself, and of the cluster if it serves."""
+        own: dict[str, object] = {
+            "name": self.config.name,
+            "state": self.state.value,
+            "step": self._step,
+            "ready": self.health()[0],
+            "reason": self.health()[1],
+            "unlocks_by_itself": self.config.unlock_key_file is not None,
+        }
+        if self._unlocked is not None and self.state is State.SERVING:
+            own["cluster"] = await self._unlocked.status.summary()
+        return own
+
+    async def renew_operator(self, request: RenewRequest) -> dict[str, object]:
+        """Renew an operator's certificate as local root: the way back for one whose certificate ran
+        out."""
+        if self._unlocked is None or self.state is not State.SERVING:
+            raise Locked if self.state is State.LOCKED else Unavailable
+        return dict(await self._unlocked.cases.operators.renew_as_root(request.name, request.csr))
+
+    def health(self) -> tuple[bool, str]:
+        """Return whether this manager can serve, and if not, why."""
+        if self.state is not State.SERVING or self._unlocked is None:
+            return False, f"the manager is {self.state.value}"
+        if self._faults:
+            return False, f"stored data of kind {self._faults[0].kind} failed its integrity check"
+        if not self._unlocked.writable:
+            return False, "the record cannot be written: no quorum, or the engine is full"
+        return True, ""
+
+    # --- moving on ---
+
+    def _require_empty(self) -> None:
+        if self.state is not State.EMPTY:
+            raise AlreadyExists(
+                "this manager has been initialised; a new cluster needs an empty data directory"
+            )
+        mark = self.config.data_dir / FOUNDING_MARK
+        if has_engine_data(self.config) and not mark.exists():
+            raise AlreadyExists(
+                "engine data lie here without a seal file; restore the seal file, or choose an "
+                "empty data directory"
+            )
+
+    async def unlock_with(self, key: UnlockKey) -> None:
+        """Open the seal file and start; returns before there is a quorum."""
+        async with self._moving:
+            if self.state is State.EMPTY:
+                raise Conflict(
+                    "this manager has no cluster; run `strongroom init` or `strongroom join`"
+                )
+            if self.state is not State.LOCKED:
+                return
+            contents, seal_key = await asyncio.to_thread(open_seal_file, self.config.seal_file, key)
+            if contents.pending:
+                raise Conflict("this manager's join is not complete; run `strongroom join` again")
+            self._step = "starting the engine"
+            kind = engine_kind(self.config)
+            started = await start_engine(self.config, kind, contents, self.clock, self.entropy)
+            self._begin(contents, seal_key, started)
+
+    def _begin(self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine) -> None:
+        self.state = State.STARTING
+        self._started = started
+        self._running = asyncio.create_task(
+            self._serve(contents, seal_key, started), name="unlocked"
+        )
+        self._running.add_done_callback(self._ended)
+
+    async def _serve(
+        self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
+    ) -> None:
+        keyring = await self._keyring(contents, started)
+        self._step = "reading the store"
+        store = await SealedStore.open(
+            started.engine,
+            keyring,
+            root_key=contents.root_key,
+            manager_id=ManagerId(contents.manager_id),
+            boot=format_id(self.entropy.token(ID_SIZE)),
+            clock=self.clock,
+            entropy=self.entropy,
+            on_fault=self._faults.append,
+        )
+        try:
+            self._unlocked = UnlockedManager(
+                self.config, contents, seal_key, started, store, self.clock, self.entropy,
+                *self._sockets, health=self.health,
+            )  # fmt: skip
+            self._step = "opening the listeners"
+            async with asyncio.TaskGroup() as group:
+                group.create_task(store.failure(), name="store-failure")
+                group.create_task(self._unlocked.serve(self._now_serving))
+                if started.member is not None:
+                    group.create_task(self._until_removed(started.member.removed))
+        finally:
+            await store.close()
+
+    async def _keyring(self, contents: SealFileContents, started: StartedEngine) -> Keyring:
+        """Return the keyring as soon as a quorum can be read."""
+        while True:
+            try:
+                wrapped = await load_wrapped_keyring(started.engine)
+                break
+            except (NoQuorum, Unavailable):
+                self._step = await self._waiting(started)
+                await asyncio.sleep(QUORUM_LOOK_S)
+        if wrapped is None:
+            raise IntegrityError("the store is empty although this manager has a seal file")
+        return Keyring.unwrap(contents.root_key, wrapped)
+
+    async def _waiting(self, started: StartedEngine) -> str:
+        try:
+            up, voters = await started.reachable()
+        except ClusterError:
+            return "waiting for the engine"
+        return (
+            f"waiting for quorum, {up} of {voters // 2 + 1}" if voters else "waiting for the engine"
+        )
+
+    async def _until_removed(self, removed: asyncio.Event) -> None:
+        await removed.wait()
+        raise PermissionDenied(
+            "this manager was removed from the cluster; wipe its data directory to use it again"
+        )
+
+    def _now_serving(self) -> None:
+        self._step = ""
+        self.state = State.SERVING
+        self._serving.set()
+        log.info("manager.serving", name=self.config.name)
+
+    async def _until_serving(self) -> None:
+        while not self._serving.is_set():
+            if self._running is None or self._running.done():
+                raise self._why_not_serving()
+            await asyncio.sleep(0.02)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        self._failure = task.exception()
+        if self._failure is not None:
+            self.state = State.FAILED
+            log.error("manager.failed", error=_describe(self._failure))
+            self.failed.set()
+
+    def _why_not_serving(self) -> ClusterError:
+        failure = self._failure
+        while isinstance(failure, BaseExceptionGroup):
+            failure = failure.exceptions[0]
+        return (
+            failure
+            if isinstance(failure, ClusterError)
+            else Unavailable("the manager did not start; see its log")
+        )
+
+    async def stop(self) -> None:
+        """End what runs, and the engine after it."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        if self._started is not None:
+            await self._started.stop()
+
+
+def _begin_founding(config: Config, mark: Path) -> None:
+    """Remove what an interrupted founding left: nothing of it was ever acknowledged."""
+    if mark.exists() and config.engine_dir.exists():
+        for path in sorted(config.engine_dir.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    mark.touch(mode=0o600)
+
+
+def _initial_cluster(members: dict[str, object]) -> dict[str, str]:
+    named = members.get("initial_cluster")
+    if not isinstance(named, dict):
+        raise Unavailable("the manager's answer names no members")
+    return {str(name): str(peer) for name, peer in named.items()}
+
+
+def _describe(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return (
+        f"{type(error).__name__}: {error.message}"
+        if isinstance(error, ClusterError)
+        else type(error).__name__
+    )

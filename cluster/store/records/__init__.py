@@ -1,0 +1,120 @@
+"""The typed records of the sealed store: what is remembered, one type per kind.
+
+Every record is a frozen msgspec struct, encoded as a tagged msgpack map and sealed before it
+reaches the engine. A record knows its `kind` and its `id`; its generation (how many times it was
+written) lives in the envelope. Adding a field needs a default, so that older records still open; a
+change of meaning needs a new `FORMAT`.
+
+Times are unix seconds (float): they are compared with an injected clock and never shown raw.
+"""
+
+from cluster.store.records.audit import (
+    AuditEntry,
+    AuditRecord,
+    AuditStreamRecord,
+    RequestRecord,
+    audit_stream,
+)
+from cluster.store.records.cluster import (
+    CLUSTER_ID,
+    AuthorityRecord,
+    ClusterRecord,
+    ManagerRecord,
+    ManagerState,
+    Outage,
+    PendingJoin,
+)
+from cluster.store.records.codec import RECORD_TYPES, decode, decode_audit, encode
+from cluster.store.records.deliveries import (
+    ReceiptRecord,
+    RolloutKind,
+    RolloutRecord,
+    RolloutTarget,
+    TargetState,
+    receipt_id,
+)
+from cluster.store.records.kinds import FORMAT, Kind, Record
+from cluster.store.records.members import (
+    Availability,
+    JoinTokenRecord,
+    NameRecord,
+    NodeRecord,
+    NodeState,
+    NodeStatusRecord,
+    OperatorRecord,
+    OperatorRole,
+    TokenRole,
+    name_id,
+)
+from cluster.store.records.secrets import (
+    SecretRecord,
+    SecretValueRecord,
+    SecretVersion,
+    VersionState,
+    value_id,
+)
+from cluster.store.records.services import (
+    LeaseLoss,
+    MountedVersion,
+    OnChange,
+    SecretReference,
+    ServiceRecord,
+    ServiceSpec,
+    TaskRecord,
+    TaskState,
+    TaskStatusRecord,
+    task_id,
+)
+
+__all__ = [
+    "CLUSTER_ID",
+    "FORMAT",
+    "RECORD_TYPES",
+    "AuditEntry",
+    "AuditRecord",
+    "AuditStreamRecord",
+    "AuthorityRecord",
+    "Availability",
+    "ClusterRecord",
+    "JoinTokenRecord",
+    "Kind",
+    "LeaseLoss",
+    "ManagerRecord",
+    "ManagerState",
+    "MountedVersion",
+    "NameRecord",
+    "NodeRecord",
+    "NodeState",
+    "NodeStatusRecord",
+    "OnChange",
+    "OperatorRecord",
+    "OperatorRole",
+    "Outage",
+    "PendingJoin",
+    "ReceiptRecord",
+    "Record",
+    "RequestRecord",
+    "RolloutKind",
+    "RolloutRecord",
+    "RolloutTarget",
+    "SecretRecord",
+    "SecretReference",
+    "SecretValueRecord",
+    "SecretVersion",
+    "ServiceRecord",
+    "ServiceSpec",
+    "TargetState",
+    "TaskRecord",
+    "TaskState",
+    "TaskStatusRecord",
+    "TokenRole",
+    "VersionState",
+    "audit_stream",
+    "decode",
+    "decode_audit",
+    "encode",
+    "name_id",
+    "receipt_id",
+    "task_id",
+    "value_id",
+]

@@ -1,0 +1,84 @@
+"""The use cases of an unlocked manager, built once on its store and shared by its listeners."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from cluster.api.edge import Edge
+from cluster.control.enrolment import Enrolment
+from cluster.control.issuing import Issuer
+from cluster.control.keys import Keys
+from cluster.control.managers import Managers
+from cluster.control.nodes import Nodes
+from cluster.control.operators import Operators
+from cluster.control.policy import Principal, Role
+from cluster.control.refusals import Refusals
+from cluster.control.requests import Requests
+from cluster.control.rollout_status import RolloutStatus
+from cluster.control.secrets import Secrets
+from cluster.control.services import Services
+from cluster.control.tokens import Tokens
+from cluster.dispatcher.issue import Issue
+from cluster.dispatcher.presence import Presence
+from cluster.dispatcher.receipts import Receipts
+from cluster.dispatcher.sessions import SessionParts
+from cluster.protocol.identity import Kind, SpiffeId
+from cluster.protocol.ids import ManagerId
+from cluster.store.sealed_store import SealedStore
+from cluster.system import Clock, Entropy
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What operators, agents and managers can ask of this manager."""
+
+    manager_id: ManagerId
+    own: Principal
+    """This manager itself, for what it does by itself."""
+    edge: Edge
+    refusals: Refusals
+    requests: Requests
+    secrets: Secrets
+    services: Services
+    rollouts: RolloutStatus
+    nodes: Nodes
+    tokens: Tokens
+    operators: Operators
+    keys: Keys
+    enrolment: Enrolment
+    managers: Managers
+    presence: Presence
+    sessions: SessionParts
+    issue: Issue
+
+    @classmethod
+    def build(
+        cls, store: SealedStore, trust_domain: str, manager_id: str, clock: Clock, entropy: Entropy
+    ) -> Self:
+        """Return the use cases on a store that is open."""
+        own_id = ManagerId(manager_id)
+        identity = SpiffeId(trust_domain, Kind.MANAGER, manager_id)
+        refusals = Refusals(clock)
+        requests = Requests(store, clock, refusals)
+        issuer = Issuer(clock, entropy)
+        enrolment = Enrolment(requests, entropy, issuer)
+        receipts = Receipts(store, clock, own_id)
+        presence = Presence(store, clock, own_id)
+        return cls(
+            manager_id=own_id,
+            own=Principal(identity, str(identity), Role.MANAGER),
+            edge=Edge(store, entropy),
+            refusals=refusals,
+            requests=requests,
+            secrets=Secrets(requests, entropy),
+            services=Services(requests, entropy),
+            rollouts=RolloutStatus(requests),
+            nodes=Nodes(requests),
+            tokens=Tokens(requests, entropy),
+            operators=Operators(requests, entropy, issuer),
+            keys=Keys(requests, entropy),
+            enrolment=enrolment,
+            managers=Managers(requests, entropy, issuer),
+            presence=presence,
+            sessions=SessionParts(store, receipts, enrolment, presence, clock, entropy, manager_id),
+            issue=Issue(store, receipts),
+        )
