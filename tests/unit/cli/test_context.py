@@ -16,7 +16,7 @@ def test_files_are_for_their_owner_alone(
     run: Run, home: Path, files: ContextFiles, manager: Canned, context: Context
 ) -> None:
     manager.on("GET /v1/secrets", (200, {"secrets": []}))
-    manager.revision = "1.a.1"
+    manager.revision = f"1.{'a' * 26}.1"
     run("secret", "ls")
     run("context", "use", "lab")
     files.pending_key("other")
