@@ -296,6 +296,9 @@ async def test_operator_enrols_once_and_renews(lab: ControlLab) -> None:
     await lab.operators.remove(lab.context(), "eve")
     with pytest.raises(Unauthenticated):
         lab.principal(Kind.OPERATOR, "eve", _serial(renewed["certificate_chain"]))
+    await lab.operators.add(lab.context(), "eve", OperatorRole.ADMIN, {})
+    with pytest.raises(Unauthenticated):
+        lab.principal(Kind.OPERATOR, "eve", _serial(renewed["certificate_chain"]))
 
 
 @pytest.mark.threat("T-27")
