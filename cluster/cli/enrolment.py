@@ -14,7 +14,7 @@ from cluster.cli.credentials import json_body, pinned_root, request_text
 from cluster.cli.failures import error_of
 from cluster.cli.renewal import context_of
 from cluster.cli.settings import read_settings
-from cluster.protocol.errors import AlreadyExists, MalformedMessage, NotFound
+from cluster.protocol.errors import AlreadyExists, MalformedMessage
 from cluster.protocol.https_client import Response, request
 from cluster.protocol.ids import check_name
 from cluster.protocol.secret_bytes import SecretBytes
@@ -82,12 +82,11 @@ def keep(
     key_pem: SecretBytes,
     root_digest: str | None = None,
 ) -> Context:
-    """Write the context that a reply makes, and use it where none is in use."""
+    """Write the context that a reply makes, and use it if it is the first."""
+    is_first = not files.names()
     context = context_of(name, reply, key_pem, SystemEntropy(), root_digest)
     files.save(context)
-    try:
-        files.current()
-    except NotFound:
+    if is_first:
         files.use(name)
     return context
 

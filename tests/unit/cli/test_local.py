@@ -250,6 +250,36 @@ def test_enrol_writes_a_context(
     assert files.load(files.current()).operator == "bob"
 
 
+def test_a_further_context_does_not_take_the_place_of_the_one_in_use(
+    run: Run,
+    files: ContextFiles,
+    founding: Canned,
+    join_listener: Canned,
+    token: str,
+    tmp_path: Path,
+) -> None:
+    words = ("init", "--engine", "sqlite", "--admin-socket", founding.endpoint)
+    run(*words, "--unlock-key-file", str(tmp_path / "key"))
+    enrol = ("operator", "enrol", "--manager", join_listener.endpoint, "--context", "bob")
+    assert run(*enrol, stdin=token.encode()).code == 0
+    assert (files.names(), files.current()) == (["bob", "default"], "default")
+
+
+def test_a_bundle_on_another_root_is_not_kept(
+    run: Run, files: ContextFiles, join_listener: Canned, authority: ClusterAuthority, token: str
+) -> None:
+    """What is believed from now on must stand on the root the token pins."""
+    other = ClusterAuthority(authority.trust_domain)
+
+    def enrolled(asked: Asked) -> tuple[int, Any]:
+        return 200, reply_to(other, asked.json["csr"], "127.0.0.1:1", "bob")
+
+    join_listener.on("POST /v1/enrol", enrolled)
+    words = ("operator", "enrol", "--manager", join_listener.endpoint)
+    assert run(*words, stdin=token.encode()).code == 3
+    assert files.names() == []
+
+
 def test_a_cluster_that_is_not_the_tokens_never_sees_it(
     run: Run, files: ContextFiles, join_listener: Canned, authority: ClusterAuthority
 ) -> None:
