@@ -5,7 +5,6 @@ that a repeated ask is made under the same keys and gets the same reply. What co
 by the token's digest of the root.
 """
 
-import base64
 import json
 from dataclasses import dataclass, replace
 from typing import Final
@@ -49,6 +48,16 @@ class _Pending(msgspec.Struct, frozen=True):
         return "_Pending(<redacted>)"
 
 
+class _Reply(msgspec.Struct, frozen=True):
+    """What a joiner is told; bytes come as base64."""
+
+    manager_id: str
+    trust_domain: str
+    sealed: bytes
+    certificate_chain: tuple[bytes, ...]
+    managers: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """A joiner that was let in and is not part of the engine yet."""
@@ -73,55 +82,62 @@ class Joiner:
         """Return what the cluster gave this manager; safe to repeat until the join has expired."""
         contents, seal_key, pending = self._keys(unlock_key)
         bundle = fetch_bundle(token, join_addresses)
-        key = key_from_pem(contents.tls_key.reveal())
-        reply = _json(
-            request(
-                join_addresses,
-                "POST",
-                "/v1/join-manager",
-                body=json.dumps(
-                    {
-                        "token": token.format(),
-                        "csr": _text(make_csr(key)),
-                        "hpke_key": _text(pending.hpke_public),
-                        "unlock_verifier": _text(unlock_verifier(unlock_key)),
-                        "name": self.config.name,
-                        "api_address": self.config.api_address,
-                        "join_address": self.config.join_address,
-                        "peer_address": self.config.peer_address,
-                    }
-                ).encode(),
-                headers={"content-type": "application/json"},
-                context=client_context(bundle.control),
-                trust_domain=None,
-                timeout_s=ASK_TIMEOUT_S,
+        asked = self._request(token, unlock_key, contents, pending)
+        try:
+            reply = _json(
+                request(
+                    join_addresses,
+                    "POST",
+                    "/v1/join-manager",
+                    body=asked,
+                    headers={"content-type": "application/json"},
+                    context=client_context(bundle.control),
+                    timeout_s=ASK_TIMEOUT_S,
+                )
             )
-        )
-        manager_id = str(reply["manager_id"])
+        except PermissionDenied:
+            # Nothing was granted under these keys; the next try may come with another unlock key.
+            if not contents.manager_id:
+                self.config.seal_file.unlink()
+            raise
+        admitted = msgspec.convert(reply, _Reply)
         opened = hpke_open(
-            SecretBytes(pending.hpke_private),
-            JOIN_PURPOSE,
-            pending.hpke_public,
-            base64.b64decode(str(reply["sealed"])),
+            SecretBytes(pending.hpke_private), JOIN_PURPOSE, pending.hpke_public, admitted.sealed
         )
         secrets = msgspec.msgpack.decode(opened.reveal(), type=JoinSecrets)
-        chain = b"".join(
-            x509.load_der_x509_certificate(base64.b64decode(der)).public_bytes(Encoding.PEM)
-            for der in reply["certificate_chain"]
-        )
         complete = SealFileContents(
             root_key=SecretBytes(secrets.root_key),
             engine_ca_certificate=secrets.engine_ca_certificate,
             engine_ca_key=SecretBytes(secrets.engine_ca_key),
-            tls_certificate_chain=chain,
+            tls_certificate_chain=_pem(admitted.certificate_chain),
             tls_key=contents.tls_key,
-            manager_id=manager_id,
-            trust_domain=str(reply["trust_domain"]),
+            manager_id=admitted.manager_id,
+            trust_domain=admitted.trust_domain,
             cluster_id=secrets.cluster_id,
             pending=contents.pending,
         )
         rewrite_seal_file(self.config.seal_file, seal_key, complete, self.entropy)
-        return Admitted(complete, seal_key, bundle, tuple(reply["managers"]))
+        return Admitted(complete, seal_key, bundle, admitted.managers)
+
+    def _request(
+        self,
+        token: JoinToken,
+        unlock_key: UnlockKey,
+        contents: SealFileContents,
+        pending: "_Pending",
+    ) -> bytes:
+        csr = make_csr(key_from_pem(contents.tls_key.reveal()))
+        asked = {
+            "token": token.format(),
+            "csr": csr,
+            "hpke_key": pending.hpke_public,
+            "unlock_verifier": unlock_verifier(unlock_key),
+            "name": self.config.name,
+            "api_address": self.config.api_address,
+            "join_address": self.config.join_address,
+            "peer_address": self.config.peer_address,
+        }
+        return msgspec.json.encode(asked)
 
     def call(self, admitted: Admitted, path: str) -> dict[str, object]:
         """Call a manager with the joiner's new certificate."""
@@ -186,7 +202,6 @@ def fetch_bundle(token: JoinToken, join_addresses: tuple[str, ...]) -> TrustBund
             body=None,
             headers={},
             context=unverified_context(),
-            trust_domain=None,
             timeout_s=ASK_TIMEOUT_S,
         )
     )
@@ -205,5 +220,5 @@ def _json(response: Response) -> dict[str, object]:
     return content
 
 
-def _text(value: bytes) -> str:
-    return base64.b64encode(value).decode()
+def _pem(chain: tuple[bytes, ...]) -> bytes:
+    return b"".join(x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM) for der in chain)

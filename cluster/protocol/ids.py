@@ -24,7 +24,8 @@ ID_SIZE = 16
 """Bytes of randomness in an id; 26 characters as text."""
 
 _ID = re.compile(r"[a-z2-7]{26}")
-_COUNT = re.compile(r"[0-9]{1,19}")
+_COUNT = re.compile(r"[0-9]{1,20}")
+_UNIQUE = re.compile(r"[a-z2-7]{1,64}")
 _NAME = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 _SERVICE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _TARGET = re.compile(r"[a-zA-Z0-9_](?:[a-zA-Z0-9._-]{0,126}[a-zA-Z0-9_-])?")
@@ -102,7 +103,7 @@ class Revision:
         """Return the revision that `str()` wrote, or raise InvalidRequest."""
         match text.split("."):
             case [counter, unique, number] if (
-                _COUNT.fullmatch(counter) and _COUNT.fullmatch(number) and is_id(unique)
+                _COUNT.fullmatch(counter) and _COUNT.fullmatch(number) and _UNIQUE.fullmatch(unique)
             ):
                 return cls(Incarnation(int(counter), unique), int(number))
             case _:
