@@ -28,7 +28,8 @@ from agent.mount_table import MountTable
 from agent.mounts import MountKind
 from agent.on_change import OnChange
 from agent.service_desk import ServiceDesk
-from agent.session import HelloFacts, Session
+from agent.session import Session
+from agent.session_state import HelloFacts
 from agent.workload_socket import ControlServer, ServiceDescription, WorkloadServer
 from cluster.pki.renewal import renew_at
 from cluster.pki.trust_bundle import TrustBundle

@@ -37,8 +37,6 @@ read a clock, draw randomness or do any IO.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, ClassVar, Final
 
 from agent.effects import (
@@ -58,6 +56,7 @@ from agent.effects import (
 )
 from agent.holdings import Holdings, Verdict
 from agent.lease import Lease
+from agent.session_state import Backoff, HelloFacts, Link, Phase, Renewal
 from cluster.protocol import wire
 from cluster.protocol.errors import Evicted, StoreRolledBack, Unavailable
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult
@@ -66,48 +65,6 @@ ANSWER_LIMIT_S: Final = 15.0
 """How long a manager may take to answer Hello, Resync or SigningRequest."""
 RETRY_FAILED_S: Final = 15.0
 RENEWAL_RETRY_S: Final = 30.0
-EVICTED_RETRY_S: Final = 60.0
-_BACKOFF_FIRST_S: Final = 0.1
-_BACKOFF_LIMIT_S: Final = 2.0
-
-
-class Phase(StrEnum):
-    """Where a link stands."""
-
-    OPENING = "opening"
-    SYNCING = "syncing"
-    STREAMING = "streaming"
-
-
-@dataclass(slots=True)
-class _Link:
-    number: int
-    phase: Phase
-    waits_until_s: float
-    lease_s: float = 0.0
-    manager_id: str = ""
-    received: RevisionPair | None = None
-    """What the next Delta must build on; None before the first Snapshot."""
-    resyncs: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class HelloFacts:
-    """What a Hello says besides what the session knows."""
-
-    agent_version: str
-    boot_id: str
-    mounts: str
-    strength: str
-
-
-@dataclass(slots=True)
-class _Renewal:
-    """A renewal under way."""
-
-    asked_until_s: float | None = None
-    successor_at_s: float | None = None
-    successor: int | None = None
 
 
 class Session:
@@ -126,15 +83,13 @@ class Session:
         self._facts = facts
         self._holdings = Holdings(highest, mounted)
         self._failed_since_s: float | None = None
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._current: int | None = None
-        self._renewal = _Renewal()
+        self._renewal = Renewal()
         self._lease = Lease(lease_deadline_s)
         self._wiped = False
         """Whether the lapsed files are wiped: once a lapse was acted on, until a lease is back."""
-        self._draw = draw
-        self._failures = 0
-        self._evicted = False
+        self._backoff = Backoff(draw)
 
     # --- what the loop may look at --------------------------------------------------------------
 
@@ -160,8 +115,7 @@ class Session:
         """Whether a certificate was asked for, or the link that will use it is not in service
         yet.
         """
-        renewal = self._renewal
-        return (renewal.asked_until_s, renewal.successor_at_s, renewal.successor) != (None,) * 3
+        return self._renewal.is_under_way
 
     def may_serve(self, file: wire.FileSpec, now_s: float) -> bool:
         """Return whether a file may be handed out now: not one that its lease no longer covers."""
@@ -171,7 +125,7 @@ class Session:
 
     def on_connected(self, link: int, now_s: float) -> list[Effect]:
         """Say Hello over a link that just opened."""
-        self._links[link] = _Link(link, Phase.OPENING, now_s + ANSWER_LIMIT_S)
+        self._links[link] = Link(link, Phase.OPENING, now_s + ANSWER_LIMIT_S)
         if self._current is None:
             self._current = link
         else:
@@ -245,7 +199,7 @@ class Session:
 
     # --- messages -------------------------------------------------------------------------------
 
-    def _welcome(self, link: _Link, message: wire.Welcome, now_s: float) -> list[Effect]:
+    def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> list[Effect]:
         if message.format != wire.FORMAT or not message.lease_s > 0:
             return self._leave(link, "unknown format", now_s)
         link.phase = Phase.SYNCING
@@ -257,15 +211,15 @@ class Session:
             self._ask_lease(link, now_s),
         ]
 
-    def _stage(self, _link: _Link, message: wire.Values, _now_s: float) -> list[Effect]:
+    def _stage(self, _link: Link, message: wire.Values, _now_s: float) -> list[Effect]:
         self._holdings.stage(message.values)
         return []
 
-    def _snapshot(self, link: _Link, message: wire.Snapshot, now_s: float) -> list[Effect]:
+    def _snapshot(self, link: Link, message: wire.Snapshot, now_s: float) -> list[Effect]:
         desired = {service.service_id: service for service in message.services}
         return self._accept(link, message.revision, desired, now_s)
 
-    def _delta(self, link: _Link, message: wire.Delta, now_s: float) -> list[Effect]:
+    def _delta(self, link: Link, message: wire.Delta, now_s: float) -> list[Effect]:
         if link.number != self._current or message.revision == link.received:
             return []
         verdict = self._holdings.judge(message.revision)
@@ -279,11 +233,11 @@ class Session:
             desired.pop(service_id, None)
         return self._accept(link, message.revision, desired, now_s)
 
-    def _skip(self, _link: _Link, _message: wire.Delta, _now_s: float) -> list[Effect]:
+    def _skip(self, _link: Link, _message: wire.Delta, _now_s: float) -> list[Effect]:
         """A Delta on its way while a Snapshot is awaited: the Snapshot includes it."""
         return []
 
-    def _grant(self, link: _Link, message: wire.Lease, now_s: float) -> list[Effect]:
+    def _grant(self, link: Link, message: wire.Lease, now_s: float) -> list[Effect]:
         if not self._lease.grant(link.number, message.number, message.lease_s):
             return []
         assert self._lease.deadline_s is not None  # noqa: S101  # grant() just set it
@@ -294,19 +248,19 @@ class Session:
                 effects += self._apply_again(now_s)
         return effects
 
-    def _certificate(self, link: _Link, message: wire.Certificate, now_s: float) -> list[Effect]:
+    def _certificate(self, link: Link, message: wire.Certificate, now_s: float) -> list[Effect]:
         if self._renewal.asked_until_s is None or link.number != self._current:
             return []
-        self._renewal = _Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
+        self._renewal = Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
         return [StoreCertificate(message), OpenSuccessor()]
 
-    def _wipe(self, link: _Link, message: wire.Wipe, now_s: float) -> list[Effect]:
+    def _wipe(self, link: Link, message: wire.Wipe, now_s: float) -> list[Effect]:
         revision = self._holdings.highest or RevisionPair(0, "", 0)
         effects = self._evict(message.reason)
         effects.append(Send(link.number, wire.Ack(revision, (), ())))
         return effects + self._leave(link, "evicted", now_s)
 
-    def _refused(self, link: _Link, message: wire.Refusal, now_s: float) -> list[Effect]:
+    def _refused(self, link: Link, message: wire.Refusal, now_s: float) -> list[Effect]:
         if message.code == Evicted.code:
             return self._evict("evicted") + self._leave(link, message.code, now_s)
         if self._renewal.asked_until_s is not None and link.number == self._current:
@@ -319,7 +273,7 @@ class Session:
 
     def _accept(
         self,
-        link: _Link,
+        link: Link,
         revision: RevisionPair,
         desired: Mapping[str, ServiceAssignment],
         now_s: float,
@@ -334,10 +288,10 @@ class Session:
         if self._holdings.accept(revision, desired):
             effects.append(SaveHighest(revision))
         link.phase, link.received, link.resyncs = Phase.STREAMING, revision, 0
-        self._failures, self._evicted = 0, False
+        self._backoff.reset()
         return [*effects, *self._promote(link), self._apply(revision, now_s)]
 
-    def _decline(self, link: _Link, verdict: Verdict, now_s: float) -> list[Effect]:
+    def _decline(self, link: Link, verdict: Verdict, now_s: float) -> list[Effect]:
         if verdict is Verdict.FOREIGN:
             error = StoreRolledBack(
                 "a manager serves another life of the store; the mounts stay, check the managers"
@@ -362,18 +316,18 @@ class Session:
             return self._resync(link, now_s)
         return [self._apply(link.received, now_s)]
 
-    def _resync(self, link: _Link, now_s: float) -> list[Effect]:
+    def _resync(self, link: Link, now_s: float) -> list[Effect]:
         if link.resyncs:
             return self._leave(link, "values are missing", now_s)
         link.phase, link.resyncs = Phase.SYNCING, 1
         link.waits_until_s = now_s + ANSWER_LIMIT_S
         return [Send(link.number, wire.Resync(self._holdings.held()))]
 
-    def _promote(self, link: _Link) -> list[Effect]:
+    def _promote(self, link: Link) -> list[Effect]:
         """Make `link` the current one; the one before is closed, now that nothing can be lost."""
         if link.number == self._current:
             return []
-        old, self._current, self._renewal = self._current, link.number, _Renewal()
+        old, self._current, self._renewal = self._current, link.number, Renewal()
         if old is None or self._links.pop(old, None) is None:
             return []
         self._lease.forget(old)
@@ -381,7 +335,7 @@ class Session:
 
     # --- the lease ------------------------------------------------------------------------------
 
-    def _ask_lease(self, link: _Link, now_s: float) -> Effect:
+    def _ask_lease(self, link: Link, now_s: float) -> Effect:
         return Send(link.number, wire.LeaseRequest(self._lease.ask(link.number, now_s)))
 
     def _lapse(self, now_s: float) -> list[Effect]:
@@ -394,7 +348,7 @@ class Session:
 
     # --- links ----------------------------------------------------------------------------------
 
-    def _tick_link(self, link: _Link, now_s: float) -> list[Effect]:
+    def _tick_link(self, link: Link, now_s: float) -> list[Effect]:
         if link.phase is not Phase.STREAMING and now_s >= link.waits_until_s:
             return self._leave(link, "no answer in time", now_s)
         if link.phase is Phase.OPENING:
@@ -408,13 +362,13 @@ class Session:
     def _tick_renewal(self, now_s: float) -> list[Effect]:
         renewal = self._renewal
         if renewal.asked_until_s is not None and now_s >= renewal.asked_until_s:
-            self._renewal = _Renewal()  # the loop asks again
+            self._renewal = Renewal()  # the loop asks again
         elif renewal.successor_at_s is not None and now_s >= renewal.successor_at_s:
             renewal.successor_at_s = now_s + ANSWER_LIMIT_S
             return [OpenSuccessor()]
         return []
 
-    def _leave(self, link: _Link, reason: str, now_s: float) -> list[Effect]:
+    def _leave(self, link: Link, reason: str, now_s: float) -> list[Effect]:
         return [Close(link.number, reason), *self._forget(link.number, reason, now_s)]
 
     def _forget(self, link: int, reason: str, now_s: float) -> list[Effect]:
@@ -422,42 +376,30 @@ class Session:
         del self._links[link]
         self._lease.forget(link)
         if link == self._renewal.successor:
-            self._renewal = _Renewal(successor_at_s=now_s + self._backoff())
+            self._renewal = Renewal(successor_at_s=now_s + self._backoff.next_s())
             return []
         self._current, self._renewal.asked_until_s = None, None
         if self._renewal.successor is not None:
-            self._current, self._renewal = self._renewal.successor, _Renewal()
+            self._current, self._renewal = self._renewal.successor, Renewal()
             return []
-        self._renewal = _Renewal()
+        self._renewal = Renewal()
         return self._lost(reason, now_s)
 
     def _lost(self, reason: str, now_s: float) -> list[Effect]:
         if self._links:
-            self._renewal.successor_at_s = now_s + self._backoff()
+            self._renewal.successor_at_s = now_s + self._backoff.next_s()
             return []
-        return [Reconnect(self._backoff(), reason)]
-
-    def _backoff(self) -> float:
-        """Return seconds to wait: nothing for the first try, then 0.1 to 2 s with jitter; a
-        minute once evicted.
-        """
-        if self._evicted:
-            return EVICTED_RETRY_S
-        failures, self._failures = self._failures, self._failures + 1
-        if failures == 0:
-            return 0.0
-        limit_s = min(_BACKOFF_LIMIT_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 10))
-        return _BACKOFF_FIRST_S + self._draw() * (limit_s - _BACKOFF_FIRST_S)
+        return [Reconnect(self._backoff.next_s(), reason)]
 
     def _evict(self, reason: str) -> list[Effect]:
-        self._evicted = True
+        self._backoff.evict()
         self._failed_since_s = None
         self._holdings.clear()
         return [WipeAll(reason)]
 
     # Any: each handler takes the message type of its own row.
     _HANDLERS: ClassVar[
-        Mapping[tuple[Phase, type], Callable[["Session", _Link, Any, float], list[Effect]]]
+        Mapping[tuple[Phase, type], Callable[["Session", Link, Any, float], list[Effect]]]
     ] = {
         (Phase.OPENING, wire.Welcome): _welcome,
         (Phase.OPENING, wire.Wipe): _wipe,

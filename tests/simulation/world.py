@@ -12,7 +12,8 @@ import msgspec
 
 from agent import effects
 from agent.assignments import version_key
-from agent.session import HelloFacts, Session
+from agent.session import Session
+from agent.session_state import HelloFacts
 from cluster.protocol import wire
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult, VersionKey
 from tests.simulation.naive_manager import History, NaiveManager, value_of
@@ -232,7 +233,7 @@ def describe(message: wire.FromAgent | wire.FromManager) -> str:  # one case eac
         case wire.Hello(held=held, highest=highest):
             return f"Hello held={len(held)} highest={highest.number if highest else None}"
         case wire.Values(values):
-            return "Values " + " ".join(f"{v.secret_id}:{v.version}" for v in values)
+            return " ".join(["Values", *(f"{v.secret_id}:{v.version}" for v in values)])
         case wire.Snapshot(revision, services):
             return f"Snapshot {revision.number} of {len(services)}"
         case wire.Delta(base, revision):
