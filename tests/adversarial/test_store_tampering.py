@@ -126,14 +126,15 @@ async def attack_mislabel(lab: StoreLab, _store: SealedStore) -> int:
     return await lab.put_raw(key, sealed)
 
 
+DAMAGE, EXCHANGE = pytest.mark.threat("T-02"), pytest.mark.threat("T-03")
 ATTACKS = [
-    attack_mislabel,
-    attack_damage,
-    attack_truncate,
-    attack_empty,
-    attack_swap,
-    attack_other_kind,
-    attack_copy,
+    pytest.param(attack_damage, marks=DAMAGE),
+    pytest.param(attack_truncate, marks=DAMAGE),
+    pytest.param(attack_empty, marks=DAMAGE),
+    pytest.param(attack_swap, marks=EXCHANGE),
+    pytest.param(attack_other_kind, marks=EXCHANGE),
+    pytest.param(attack_copy, marks=EXCHANGE),
+    pytest.param(attack_mislabel, marks=EXCHANGE),
 ]
 
 
@@ -157,6 +158,7 @@ async def test_a_manager_that_starts_refuses_the_kind(
     assert refuses_nodes(await lab.open("late"))
 
 
+@pytest.mark.threat("T-02")
 @pytest.mark.threat("T-02")
 async def test_every_byte_of_every_stored_value_counts(lab: StoreLab, store: SealedStore) -> None:
     victims = [
@@ -198,6 +200,7 @@ async def unwatched(lab: StoreLab, store: SealedStore) -> SealedStore:
 
 
 @pytest.mark.threat("T-02")
+@pytest.mark.threat("T-02")
 async def test_every_byte_of_a_sealed_secret_value_counts(
     lab: StoreLab, store: SealedStore
 ) -> None:
@@ -217,6 +220,7 @@ async def test_every_byte_of_a_sealed_secret_value_counts(
 
 @pytest.mark.threat("T-03")
 @pytest.mark.parametrize("late", [False, True])
+@pytest.mark.threat("T-03")
 async def test_swapped_secret_values_are_not_issued(
     lab: StoreLab, store: SealedStore, *, late: bool
 ) -> None:
@@ -231,6 +235,7 @@ async def test_swapped_secret_values_are_not_issued(
     assert {kind for kind, _ in judge.view.faults} == {Kind.SECRET_VALUE}
 
 
+@pytest.mark.threat("T-03")
 @pytest.mark.threat("T-03")
 async def test_a_value_under_the_key_of_another_is_not_issued(
     lab: StoreLab, store: SealedStore
@@ -262,6 +267,7 @@ async def revoke(store: SealedStore) -> None:
 
 
 @pytest.mark.threat("T-04")
+@pytest.mark.threat("T-04")
 async def test_an_older_state_is_not_believed(lab: StoreLab, store: SealedStore) -> None:
     key = lab.key(Kind.NODE, "n1")
     old = (await lab.entry(key)).value
@@ -270,6 +276,7 @@ async def test_an_older_state_is_not_believed(lab: StoreLab, store: SealedStore)
     assert refuses_nodes(store)
 
 
+@pytest.mark.threat("T-04")
 @pytest.mark.threat("T-04")
 async def test_an_older_state_is_not_believed_after_a_listing(
     lab: StoreLab, store: SealedStore
@@ -285,6 +292,7 @@ async def test_an_older_state_is_not_believed_after_a_listing(
     assert refuses_nodes(store)
 
 
+@pytest.mark.threat("T-04")
 @pytest.mark.threat("T-04")
 async def test_a_removed_record_that_was_put_back_unseen_is_not_believed(
     lab: StoreLab, store: SealedStore
@@ -312,6 +320,7 @@ def resume(store: SealedStore) -> None:
 
 
 @pytest.mark.threat("T-04")
+@pytest.mark.threat("T-04")
 async def test_a_removed_record_does_not_come_back(lab: StoreLab, store: SealedStore) -> None:
     key = lab.key(Kind.NODE, "n1")
     old = (await lab.entry(key)).value
@@ -338,6 +347,7 @@ async def remove(store: SealedStore, kind: Kind, record_id: str) -> None:
         (Kind.OPERATOR, operator("olga")),
     ],
 )
+@pytest.mark.threat("T-04")
 async def test_an_id_that_may_return_returns_by_its_writers_only(
     lab: StoreLab, store: SealedStore, kind: Kind, record: Record
 ) -> None:
@@ -358,6 +368,7 @@ async def test_an_id_that_may_return_returns_by_its_writers_only(
         store.view.table(kind).get(record.id)
 
 
+@pytest.mark.threat("T-04")
 @pytest.mark.threat("T-04")
 async def test_an_engine_that_went_back_as_a_whole_is_not_followed(
     tmp_path: Path, lab: StoreLab, store: SealedStore, seed: int
