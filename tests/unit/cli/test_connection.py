@@ -140,7 +140,8 @@ def test_refused_permission_exits_3(run: Run, manager: Canned, context: Context)
     assert (done.code, done.err) == (3, "strongroom: error: not permitted\n")
 
 
-@pytest.mark.parametrize("kind", [Kind.NODE, Kind.OPERATOR])
+@pytest.mark.threat("T-08")
+@pytest.mark.parametrize("kind", [Kind.NODE, Kind.OPERATOR, Kind.SERVICE])
 def test_a_node_that_serves_gets_no_value(
     run: Run, files: ContextFiles, authority: ClusterAuthority, kind: Kind
 ) -> None:
@@ -247,6 +248,7 @@ def test_an_answer_that_is_no_json_is_one_line(run: Run, manager: Canned, contex
     assert (done.code, "canary" in done.err, done.err.count("\n")) == (1, False, 1)
 
 
+@pytest.mark.threat("T-08")
 def test_a_forged_server_of_ours_gets_no_value(
     run: Run, files: ContextFiles, authority: ClusterAuthority
 ) -> None:

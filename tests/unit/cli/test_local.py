@@ -265,6 +265,7 @@ def test_a_further_context_does_not_take_the_place_of_the_one_in_use(
     assert (files.names(), files.current()) == (["bob", "default"], "default")
 
 
+@pytest.mark.threat("T-11")
 def test_a_bundle_on_another_root_is_not_kept(
     run: Run, files: ContextFiles, join_listener: Canned, authority: ClusterAuthority, token: str
 ) -> None:
@@ -280,6 +281,7 @@ def test_a_bundle_on_another_root_is_not_kept(
     assert files.names() == []
 
 
+@pytest.mark.threat("T-11")
 def test_a_cluster_that_is_not_the_tokens_never_sees_it(
     run: Run, files: ContextFiles, join_listener: Canned, authority: ClusterAuthority
 ) -> None:
@@ -292,6 +294,7 @@ def test_a_cluster_that_is_not_the_tokens_never_sees_it(
     assert files.names() == []
 
 
+@pytest.mark.threat("T-11")
 def test_a_stolen_bundle_is_not_enough(run: Run, token: str, authority: ClusterAuthority) -> None:
     """An impostor can show the real bundle, but has no certificate under it."""
     impostor = ClusterAuthority().issue(Kind.MANAGER, "m1")
