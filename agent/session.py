@@ -39,21 +39,7 @@ read a clock, draw randomness or do any IO.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
-from agent.effects import (
-    Apply,
-    Close,
-    Effect,
-    OpenSuccessor,
-    Reconnect,
-    Report,
-    SaveHighest,
-    SaveLease,
-    Send,
-    StoreCertificate,
-    StoreManagers,
-    WipeAll,
-    WipeLapsed,
-)
+from agent import effects
 from agent.holdings import Holdings, Verdict
 from agent.lease import Lease
 from agent.session_state import Backoff, HelloFacts, Link, Phase, Renewal
@@ -66,11 +52,11 @@ ANSWER_LIMIT_S: Final = 15.0
 RETRY_FAILED_S: Final = 15.0
 RENEWAL_RETRY_S: Final = 30.0
 
+_Todo = list[effects.Effect]
+
 
 class Session:
-    """The state machine. Times are CLOCK_BOOTTIME seconds; `draw` gives numbers in [0, 1], for
-    jitter.
-    """
+    """The state machine. Times are CLOCK_BOOTTIME seconds; `draw` gives jitter in [0, 1]."""
 
     def __init__(
         self,
@@ -123,25 +109,17 @@ class Session:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def on_connected(self, link: int, now_s: float) -> list[Effect]:
+    def on_connected(self, link: int, now_s: float) -> _Todo:
         """Say Hello over a link that just opened."""
         self._links[link] = Link(link, Phase.OPENING, now_s + ANSWER_LIMIT_S)
         if self._current is None:
             self._current = link
         else:
             self._renewal.successor, self._renewal.successor_at_s = link, None
-        hello = wire.Hello(
-            formats=(wire.FORMAT,),
-            agent_version=self._facts.agent_version,
-            boot_id=self._facts.boot_id,
-            mounts=self._facts.mounts,
-            strength=self._facts.strength,
-            held=self._holdings.held(),
-            highest=self._holdings.highest,
-        )
-        return [Send(link, hello)]
+        hello = self._facts.hello(self._holdings.held(), self._holdings.highest)
+        return [effects.Send(link, hello)]
 
-    def on_closed(self, link: int | None, now_s: float) -> list[Effect]:
+    def on_closed(self, link: int | None, now_s: float) -> _Todo:
         """Take in that a link is gone, or (None) that one could not be opened."""
         if link is None:
             return self._lost("could not connect", now_s)
@@ -149,7 +127,7 @@ class Session:
             return []
         return self._forget(link, "connection lost", now_s)
 
-    def on_message(self, link: int, message: wire.FromManager, now_s: float) -> list[Effect]:
+    def on_message(self, link: int, message: wire.FromManager, now_s: float) -> _Todo:
         """Take in a message; one from a link that was given up is ignored."""
         state = self._links.get(link)
         if state is None:
@@ -159,19 +137,19 @@ class Session:
             return self._leave(state, "unexpected message", now_s)
         return handler(self, state, message, now_s)
 
-    def on_tick(self, now_s: float) -> list[Effect]:
+    def on_tick(self, now_s: float) -> _Todo:
         """Do what is due. The loop calls it at least every second, and first of all after a
         pause.
         """
-        effects = self._lapse(now_s)
+        todo = self._lapse(now_s)
         for link in list(self._links.values()):
-            effects += self._tick_link(link, now_s)
-        effects += self._tick_renewal(now_s)
+            todo += self._tick_link(link, now_s)
+        todo += self._tick_renewal(now_s)
         since_s = self._failed_since_s
         if since_s is not None and now_s >= since_s + RETRY_FAILED_S:
             self._failed_since_s = now_s
-            effects += self._apply_again(now_s)
-        return effects
+            todo += self._apply_again(now_s)
+        return todo
 
     def on_applied(
         self,
@@ -179,7 +157,7 @@ class Session:
         results: tuple[ServiceResult, ...],
         dropped: tuple[str, ...],
         now_s: float,
-    ) -> list[Effect]:
+    ) -> _Todo:
         """Take in what became of an Apply: acknowledge it, and wipe the values that now rest in
         mounts.
         """
@@ -188,18 +166,18 @@ class Session:
         link = self._links.get(self._current or 0)
         if link is None or link.received != revision:
             return []
-        return [Send(link.number, wire.Ack(revision, results, dropped))]
+        return [effects.Send(link.number, wire.Ack(revision, results, dropped))]
 
-    def on_renewal_due(self, csr: bytes, now_s: float) -> list[Effect]:
+    def on_renewal_due(self, csr: bytes, now_s: float) -> _Todo:
         """Ask for a new certificate over the current link."""
         if not self.is_synced or self.is_renewing or self._current is None:
             return []
         self._renewal.asked_until_s = now_s + ANSWER_LIMIT_S
-        return [Send(self._current, wire.SigningRequest(csr))]
+        return [effects.Send(self._current, wire.SigningRequest(csr))]
 
     # --- messages -------------------------------------------------------------------------------
 
-    def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> list[Effect]:
+    def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> _Todo:
         if message.format != wire.FORMAT or not message.lease_s > 0:
             return self._leave(link, "unknown format", now_s)
         link.phase = Phase.SYNCING
@@ -207,19 +185,19 @@ class Session:
         link.lease_s = message.lease_s
         link.manager_id = message.manager_id
         return [
-            StoreManagers(message.managers, message.join_addresses),
+            effects.StoreManagers(message.managers, message.join_addresses),
             self._ask_lease(link, now_s),
         ]
 
-    def _stage(self, _link: Link, message: wire.Values, _now_s: float) -> list[Effect]:
+    def _stage(self, _link: Link, message: wire.Values, _now_s: float) -> _Todo:
         self._holdings.stage(message.values)
         return []
 
-    def _snapshot(self, link: Link, message: wire.Snapshot, now_s: float) -> list[Effect]:
+    def _snapshot(self, link: Link, message: wire.Snapshot, now_s: float) -> _Todo:
         desired = {service.service_id: service for service in message.services}
         return self._accept(link, message.revision, desired, now_s)
 
-    def _delta(self, link: Link, message: wire.Delta, now_s: float) -> list[Effect]:
+    def _delta(self, link: Link, message: wire.Delta, now_s: float) -> _Todo:
         if link.number != self._current or message.revision == link.received:
             return []
         verdict = self._holdings.judge(message.revision)
@@ -233,40 +211,40 @@ class Session:
             desired.pop(service_id, None)
         return self._accept(link, message.revision, desired, now_s)
 
-    def _skip(self, _link: Link, _message: wire.Delta, _now_s: float) -> list[Effect]:
+    def _skip(self, _link: Link, _message: wire.Delta, _now_s: float) -> _Todo:
         """A Delta on its way while a Snapshot is awaited: the Snapshot includes it."""
         return []
 
-    def _grant(self, link: Link, message: wire.Lease, now_s: float) -> list[Effect]:
+    def _grant(self, link: Link, message: wire.Lease, now_s: float) -> _Todo:
         if not self._lease.grant(link.number, message.number, message.lease_s):
             return []
         assert self._lease.deadline_s is not None  # noqa: S101  # grant() just set it
-        effects: list[Effect] = [SaveLease(self._lease.deadline_s)]
+        todo: _Todo = [effects.SaveLease(self._lease.deadline_s)]
         if self._wiped and not self._lease.has_lapsed(now_s):
             self._wiped = False
             if self._holdings.has_leased():
-                effects += self._apply_again(now_s)
-        return effects
+                todo += self._apply_again(now_s)
+        return todo
 
-    def _certificate(self, link: Link, message: wire.Certificate, now_s: float) -> list[Effect]:
+    def _certificate(self, link: Link, message: wire.Certificate, now_s: float) -> _Todo:
         if self._renewal.asked_until_s is None or link.number != self._current:
             return []
         self._renewal = Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
-        return [StoreCertificate(message), OpenSuccessor()]
+        return [effects.StoreCertificate(message), effects.OpenSuccessor()]
 
-    def _wipe(self, link: Link, message: wire.Wipe, now_s: float) -> list[Effect]:
+    def _wipe(self, link: Link, message: wire.Wipe, now_s: float) -> _Todo:
         revision = self._holdings.highest or RevisionPair(0, "", 0)
-        effects = self._evict(message.reason)
-        effects.append(Send(link.number, wire.Ack(revision, (), ())))
-        return effects + self._leave(link, "evicted", now_s)
+        todo = self._evict(message.reason)
+        todo.append(effects.Send(link.number, wire.Ack(revision, (), ())))
+        return todo + self._leave(link, "evicted", now_s)
 
-    def _refused(self, link: Link, message: wire.Refusal, now_s: float) -> list[Effect]:
+    def _refused(self, link: Link, message: wire.Refusal, now_s: float) -> _Todo:
         if message.code == Evicted.code:
             return self._evict("evicted") + self._leave(link, message.code, now_s)
         if self._renewal.asked_until_s is not None and link.number == self._current:
             # The answer to a SigningRequest; if it meant the session, that ends by itself.
             self._renewal.asked_until_s = now_s + RENEWAL_RETRY_S
-            return [Report(Unavailable(f"no new certificate yet: {message.code}"))]
+            return [effects.Report(Unavailable(f"no new certificate yet: {message.code}"))]
         return self._leave(link, message.code, now_s)
 
     # --- manifests ------------------------------------------------------------------------------
@@ -277,36 +255,36 @@ class Session:
         revision: RevisionPair,
         desired: Mapping[str, ServiceAssignment],
         now_s: float,
-    ) -> list[Effect]:
+    ) -> _Todo:
         verdict = self._holdings.judge(revision)
         if verdict is not Verdict.CURRENT:
             return self._decline(link, verdict, now_s)
         lapsed = self._lease.has_lapsed(now_s)
         if self._holdings.lacks(desired.values(), lapsed=lapsed):
             return self._resync(link, now_s)
-        effects: list[Effect] = []
+        todo: _Todo = []
         if self._holdings.accept(revision, desired):
-            effects.append(SaveHighest(revision))
+            todo.append(effects.SaveHighest(revision))
         link.phase, link.received, link.resyncs = Phase.STREAMING, revision, 0
         self._backoff.reset()
-        return [*effects, *self._promote(link), self._apply(revision, now_s)]
+        return [*todo, *self._promote(link), self._apply(revision, now_s)]
 
-    def _decline(self, link: Link, verdict: Verdict, now_s: float) -> list[Effect]:
+    def _decline(self, link: Link, verdict: Verdict, now_s: float) -> _Todo:
         if verdict is Verdict.FOREIGN:
             error = StoreRolledBack(
                 "a manager serves another life of the store; the mounts stay, check the managers"
             )
-            return [Report(error), *self._leave(link, error.code, now_s)]
+            return [effects.Report(error), *self._leave(link, error.code, now_s)]
         if link.received is not None:
             return []  # late or repeated: this manager has already shown something newer
         return self._leave(link, "the manager is behind", now_s)
 
-    def _apply(self, revision: RevisionPair, now_s: float) -> Apply:
+    def _apply(self, revision: RevisionPair, now_s: float) -> effects.Apply:
         lapsed = self._lease.has_lapsed(now_s)
         self._wiped = self._wiped or lapsed
         return self._holdings.work(revision, lapsed=lapsed)
 
-    def _apply_again(self, now_s: float) -> list[Effect]:
+    def _apply_again(self, now_s: float) -> _Todo:
         """Apply the manifest in force once more, or ask for it where values are missing."""
         link = self._links.get(self._current or 0)
         if link is None or link.phase is not Phase.STREAMING or link.received is None:
@@ -316,14 +294,14 @@ class Session:
             return self._resync(link, now_s)
         return [self._apply(link.received, now_s)]
 
-    def _resync(self, link: Link, now_s: float) -> list[Effect]:
+    def _resync(self, link: Link, now_s: float) -> _Todo:
         if link.resyncs:
             return self._leave(link, "values are missing", now_s)
         link.phase, link.resyncs = Phase.SYNCING, 1
         link.waits_until_s = now_s + ANSWER_LIMIT_S
-        return [Send(link.number, wire.Resync(self._holdings.held()))]
+        return [effects.Send(link.number, wire.Resync(self._holdings.held()))]
 
-    def _promote(self, link: Link) -> list[Effect]:
+    def _promote(self, link: Link) -> _Todo:
         """Make `link` the current one; the one before is closed, now that nothing can be lost."""
         if link.number == self._current:
             return []
@@ -331,24 +309,24 @@ class Session:
         if old is None or self._links.pop(old, None) is None:
             return []
         self._lease.forget(old)
-        return [Close(old, "renewed")]
+        return [effects.Close(old, "renewed")]
 
     # --- the lease ------------------------------------------------------------------------------
 
-    def _ask_lease(self, link: Link, now_s: float) -> Effect:
-        return Send(link.number, wire.LeaseRequest(self._lease.ask(link.number, now_s)))
+    def _ask_lease(self, link: Link, now_s: float) -> effects.Effect:
+        return effects.Send(link.number, wire.LeaseRequest(self._lease.ask(link.number, now_s)))
 
-    def _lapse(self, now_s: float) -> list[Effect]:
+    def _lapse(self, now_s: float) -> _Todo:
         """Wipe what the lease no longer covers, once."""
         if self._wiped or not self._lease.has_lapsed(now_s):
             return []
         self._wiped = True
         services = self._holdings.lapse()
-        return [WipeLapsed(services)] if services else []
+        return [effects.WipeLapsed(services)] if services else []
 
     # --- links ----------------------------------------------------------------------------------
 
-    def _tick_link(self, link: Link, now_s: float) -> list[Effect]:
+    def _tick_link(self, link: Link, now_s: float) -> _Todo:
         if link.phase is not Phase.STREAMING and now_s >= link.waits_until_s:
             return self._leave(link, "no answer in time", now_s)
         if link.phase is Phase.OPENING:
@@ -359,19 +337,19 @@ class Session:
             return [self._ask_lease(link, now_s)]
         return []
 
-    def _tick_renewal(self, now_s: float) -> list[Effect]:
+    def _tick_renewal(self, now_s: float) -> _Todo:
         renewal = self._renewal
         if renewal.asked_until_s is not None and now_s >= renewal.asked_until_s:
             self._renewal = Renewal()  # the loop asks again
         elif renewal.successor_at_s is not None and now_s >= renewal.successor_at_s:
             renewal.successor_at_s = now_s + ANSWER_LIMIT_S
-            return [OpenSuccessor()]
+            return [effects.OpenSuccessor()]
         return []
 
-    def _leave(self, link: Link, reason: str, now_s: float) -> list[Effect]:
-        return [Close(link.number, reason), *self._forget(link.number, reason, now_s)]
+    def _leave(self, link: Link, reason: str, now_s: float) -> _Todo:
+        return [effects.Close(link.number, reason), *self._forget(link.number, reason, now_s)]
 
-    def _forget(self, link: int, reason: str, now_s: float) -> list[Effect]:
+    def _forget(self, link: int, reason: str, now_s: float) -> _Todo:
         """Drop a link; what it leaves behind decides whether to connect anew."""
         del self._links[link]
         self._lease.forget(link)
@@ -385,21 +363,21 @@ class Session:
         self._renewal = Renewal()
         return self._lost(reason, now_s)
 
-    def _lost(self, reason: str, now_s: float) -> list[Effect]:
+    def _lost(self, reason: str, now_s: float) -> _Todo:
         if self._links:
             self._renewal.successor_at_s = now_s + self._backoff.next_s()
             return []
-        return [Reconnect(self._backoff.next_s(), reason)]
+        return [effects.Reconnect(self._backoff.next_s(), reason)]
 
-    def _evict(self, reason: str) -> list[Effect]:
+    def _evict(self, reason: str) -> _Todo:
         self._backoff.evict()
         self._failed_since_s = None
         self._holdings.clear()
-        return [WipeAll(reason)]
+        return [effects.WipeAll(reason)]
 
     # Any: each handler takes the message type of its own row.
     _HANDLERS: ClassVar[
-        Mapping[tuple[Phase, type], Callable[["Session", Link, Any, float], list[Effect]]]
+        Mapping[tuple[Phase, type], Callable[["Session", Link, Any, float], _Todo]]
     ] = {
         (Phase.OPENING, wire.Welcome): _welcome,
         (Phase.OPENING, wire.Wipe): _wipe,

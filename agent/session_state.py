@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cluster.protocol.wire import RevisionPair
+from cluster.protocol.wire import FORMAT, Hello, RevisionPair, VersionKey
 
 EVICTED_RETRY_S: Final = 60.0
 _FIRST_S: Final = 0.1
@@ -46,6 +46,18 @@ class HelloFacts:
     boot_id: str
     mounts: str
     strength: str
+
+    def hello(self, held: tuple[VersionKey, ...], highest: RevisionPair | None) -> Hello:
+        """Return the message that opens a session."""
+        return Hello(
+            formats=(FORMAT,),
+            agent_version=self.agent_version,
+            boot_id=self.boot_id,
+            mounts=self.mounts,
+            strength=self.strength,
+            held=held,
+            highest=highest,
+        )
 
 
 @dataclass(slots=True)
