@@ -19,6 +19,7 @@ MAY_REVEAL = {
     "cluster/dispatcher/sessions.py": "puts the value into the message to a node that may have it",
     "cluster/engine_start.py": "signs the engine's certificate",
     "cluster/joining.py": "opens what a joining manager was given, and keeps it in the seal file",
+    "cluster/lifecycle.py": "hands a new unlock key to local root, for the caller to save",
     "cluster/manager_certificate.py": "hands the TLS key to the listener",
     "cluster/membership.py": "seals the root key to a manager that joins",
     "cluster/pki/join_token.py": "writes the token for the operator, and its digest for the store",
