@@ -1,0 +1,40 @@
+"""Step 5: no file of the managers and nodes holds a value."""
+
+import base64
+import secrets
+
+from docs.lab.layout import MANAGERS
+from docs.lab.scenario.step import Step
+from docs.lab.stage import SERVICES, Lab
+
+
+def _run(lab: Lab) -> None:
+    scratch = lab.layout.state / "scratch"
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    planted = lab.value_file("planted")
+    planted.touch(0o600)
+    value = secrets.token_urlsafe(24).encode()
+    planted.write_bytes(value)
+    encoded = base64.b64encode(b"a" + value)
+    (scratch / "planted.txt").write_bytes(b"\n".join((value, value.hex().encode(), encoded)))
+    words = ["python", "docs/lab/probes/disk_search.py", "--planted", str(planted)]
+    for service in SERVICES:
+        words += ["--value", str(lab.value_file(service.secret))]
+    done = lab.shell.attempt(*words, str(lab.layout.state))
+    lab.narrator.look_at("`planted` is found in three forms, and the secrets nowhere.")
+    lab.narrator.observe("the search finds the planted value and no secret", seen=done.code == 0)
+    (scratch / "planted.txt").unlink()
+    blind = lab.shell.look(*words, str(lab.layout.state))
+    proves_nothing = blind.code == 1 and "proves nothing" in blind.stdout
+    claim = "control: without the planted value the search says that it proves nothing"
+    lab.narrator.observe(claim, seen=proves_nothing)
+
+
+STEP = Step(
+    "5  The store on disk holds no value",
+    """Everything that the managers, their etcd members and the nodes have on disk is searched:
+    databases, logs, keys, contexts. As it is, in hexadecimal, in base64. First a value is planted
+    that the search must find.""",
+    _run,
+    MANAGERS,
+)
