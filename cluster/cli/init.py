@@ -13,9 +13,9 @@ from cluster.cli.arguments import Parser, add_admin_socket
 from cluster.cli.context_files import ContextFiles
 from cluster.cli.credentials import ReservedFile, json_body, request_text, show_once
 from cluster.cli.enrolment import keep, new_name
-from cluster.cli.output import say
+from cluster.cli.output import say, warn
 from cluster.cli.settings import read_settings
-from cluster.protocol.errors import InvalidRequest
+from cluster.protocol.errors import ClusterError, Conflict, InvalidRequest
 from cluster.protocol.secret_bytes import SecretBytes
 
 _EPILOG = """\
@@ -62,6 +62,7 @@ def _init(args: Namespace) -> int:
     name = new_name(files, args.context)
     place = ReservedFile(args.unlock_key_file) if args.unlock_key_file else nullcontext()
     with place as file:
+        _require_empty(args.admin_socket)
         unlock_key = _new_unlock_key(args.admin_socket)
         if file is not None:
             file.write(unlock_key)
@@ -69,13 +70,31 @@ def _init(args: Namespace) -> int:
             say("Unlock key, shown this once (keep it away from the managers' disks):")
             show_once(unlock_key)
     key_pem = files.pending_key(name)
-    reply = _found(args, unlock_key, key_pem)
+    try:
+        reply = _found(args, unlock_key, key_pem)
+    except ClusterError:
+        if args.unlock_key_file:
+            warn(
+                f"if no cluster was founded, the key in {args.unlock_key_file} opens nothing: see "
+                "`strongroom status --admin-socket`, and remove it before you try again"
+            )
+        raise
     context = keep(files, name, reply, key_pem)
     say(f"cluster {text(reply, 'cluster_id')} ({context.trust_domain}) is up on {args.engine}")
     say(f"you are operator {context.operator} ({context.role}); context {context.name} is ready")
     if args.unlock_key_file:
         say(f"the unlock key is in {args.unlock_key_file}: move it away from this machine")
     return 0
+
+
+def _require_empty(socket_path: str) -> None:
+    """Raise Conflict before a key is made that nothing would be founded on."""
+    state = admin_socket.call(socket_path, "GET", "/admin/status").get("state")
+    if state != "empty":
+        raise Conflict(
+            f"this manager is {state}: it belongs to a cluster already; a new one needs an empty "
+            "data directory"
+        )
 
 
 def _new_unlock_key(socket_path: str) -> SecretBytes:

@@ -4,6 +4,7 @@ Owns the list of commands and the process's boundary; what a command does lives 
 in `COMMANDS`, imported only when it is asked for, because a command line is judged by its start.
 """
 
+import resource
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ class _CommandModule(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if argv is None:
+        # This process is ours alone: a value that passes through it must not end in a core dump.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)

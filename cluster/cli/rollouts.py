@@ -31,7 +31,10 @@ def follow(args: Namespace, connection: Connection, answer: Answer, what: str) -
     rollout = answer.get("rollout")
     if args.detach or not isinstance(rollout, str):
         return _report(args, answer, f"{what} is stored; not waiting for nodes")
-    progress = _wait(connection, rollout, what, args.timeout)
+    try:
+        progress = _wait(connection, rollout, what, args.timeout)
+    except KeyboardInterrupt:
+        return complain(f"interrupted; {what} stays and goes on", ExitCode.INTERRUPTED)
     clear_progress()
     if progress is None or progress.get("done") is not True:
         return _still_waiting(args, answer, progress, what)

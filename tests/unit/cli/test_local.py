@@ -32,6 +32,7 @@ def founding(admin: Canned, authority: ClusterAuthority) -> Canned:
         reply = reply_to(authority, asked.json["csr"], "127.0.0.1:1", asked.json["operator"])
         return 200, {**reply, "cluster_id": "c1", "manager_id": "m1"}
 
+    admin.on("GET /admin/status", (200, {"name": "m1", "state": "empty"}))
     admin.on("POST /admin/unlock-key", (200, {"unlock_key": KEY}))
     admin.on("POST /admin/init", found)
     return admin
@@ -60,7 +61,7 @@ def test_init_saves_the_unlock_key_before_anything_is_founded(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert KEY not in done.out
     assert done.out.splitlines()[0] == "cluster c1 (lab.test) is up on etcd"
-    asked = founding.asked[1].json
+    asked = founding.asked[-1].json
     assert {**asked, "csr": ""} == {
         "unlock_key": KEY,
         "engine": "etcd",
@@ -84,6 +85,31 @@ def test_init_never_writes_over_a_key(run: Run, founding: Canned, tmp_path: Path
     words = ("init", "--engine", "sqlite", "--admin-socket", founding.endpoint)
     assert run(*words, "--unlock-key-file", str(path)).code == 1
     assert (path.read_text(), founding.asked) == ("another key", [])
+
+
+@pytest.mark.parametrize("state", ["locked", "serving", "starting"])
+def test_init_of_a_manager_that_has_a_cluster_makes_no_key(
+    run: Run, founding: Canned, tmp_path: Path, state: str
+) -> None:
+    founding.on("GET /admin/status", (200, {"name": "m1", "state": state}))
+    words = ("init", "--engine", "sqlite", "--admin-socket", founding.endpoint)
+    done = run(*words, "--unlock-key-file", str(tmp_path / "key"))
+    assert (done.code, len(founding.asked)) == (1, 1)
+    assert not (tmp_path / "key").exists()
+
+
+@pytest.mark.parametrize("answer", [(400, {"message": "no"}), (0, None), (200, b"{")])
+def test_init_that_fails_keeps_the_key(
+    run: Run, founding: Canned, tmp_path: Path, answer: tuple[int, Any]
+) -> None:
+    """A cluster may have been founded on it: only its owner can tell that it is of no use."""
+    founding.on("POST /admin/init", answer)
+    words = ("init", "--engine", "sqlite", "--admin-socket", founding.endpoint)
+    done = run(*words, "--unlock-key-file", str(tmp_path / "key"))
+    assert done.code in {1, 5}
+    assert (tmp_path / "key").read_text() == f"{KEY}\n"
+    assert "before you try again" in done.err
+    assert KEY not in done.err
 
 
 def test_init_on_a_terminal_shows_the_key(

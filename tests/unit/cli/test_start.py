@@ -84,6 +84,19 @@ def test_the_unexpected_is_one_line_without_its_text(
     assert "canary" not in done.err
 
 
+@pytest.mark.needs_root
+def test_a_value_in_memory_ends_in_no_core_dump(home: Path) -> None:
+    probe = (
+        "import resource, sys; sys.argv = ['strongroom', 'context', 'ls']\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (4096, 4096))\n"
+        "from cluster.cli.main import main; main()\n"
+        "print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    command = [sys.executable, "-c", probe]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "(0, 0)"
+
+
 def test_a_closed_pipe_is_no_traceback(home: Path, manager: Canned, context: Context) -> None:
     many = [{"name": f"secret-{number}", "versions": []} for number in range(20_000)]
     manager.on("GET /v1/secrets", (200, {"secrets": many}))
