@@ -222,6 +222,8 @@ _TABLE: Final[Mapping[Role, Mapping[Action, _Reach]]] = {
     Role.MANAGER: {
         **dict.fromkeys(_DUTIES, _Reach.ALL),
         Action.MANAGER_RENEW: _Reach.OWN,
+        # A joiner whose last answer was lost asks again, and is active by then.
+        Action.MANAGER_ACTIVATE: _Reach.OWN,
     },
     Role.JOINING_MANAGER: {Action.MANAGER_ACTIVATE: _Reach.OWN},
     Role.LOCAL_ROOT: dict.fromkeys(_WAY_BACK, _Reach.ALL),
