@@ -3,7 +3,8 @@
 import pytest
 
 from agent import effects
-from agent.session import EVICTED_RETRY_S, Session
+from agent.session import Session
+from agent.session_state import EVICTED_RETRY_S
 from cluster.protocol import wire
 from cluster.protocol.wire import RevisionPair, VersionKey
 from tests.simulation.naive_manager import History, NaiveManager, service, value_of
@@ -86,12 +87,14 @@ def test_repeated_delta_is_ignored(world: World, history: History) -> None:
     assert len(world.applied) == applied
 
 
+@pytest.mark.threat("T-26")
 def test_older_snapshot_ends_a_fresh_link() -> None:
     session = opened(new_session(revision(5)))
     todo = session.on_message(1, wire.Snapshot(revision(4), ()), 0.0)
     assert kinds(todo) == [effects.Close, effects.Reconnect]
 
 
+@pytest.mark.threat("T-26")
 @pytest.mark.parametrize("foreign", [revision(99, counter=1), revision(99, 2, "other")])
 def test_other_life_of_the_store_is_reported_and_left(foreign: RevisionPair) -> None:
     session = opened(new_session(revision(5, 2, "ours")))
@@ -100,6 +103,7 @@ def test_other_life_of_the_store_is_reported_and_left(foreign: RevisionPair) -> 
     assert session.highest == revision(5, 2, "ours")
 
 
+@pytest.mark.threat("T-26")
 def test_later_life_of_the_store_is_accepted_though_its_number_is_lower() -> None:
     session = opened(new_session(revision(5)))
     todo = session.on_message(1, wire.Snapshot(revision(1, 2, "restored"), ()), 0.0)
