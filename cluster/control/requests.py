@@ -19,11 +19,13 @@ from cluster.protocol.errors import (
     InvariantViolation,
     PermissionDenied,
     RequestIdReused,
+    Unauthenticated,
 )
+from cluster.protocol.identity import Kind as IdentityKind
 from cluster.protocol.ids import is_id
 from cluster.store.records import RequestRecord
 from cluster.store.sealed_store import SealedStore
-from cluster.store.steps import Create, Step, Write
+from cluster.store.steps import Create, Remove, Replace, Require, RequireAbsent, Step, Write
 from cluster.store.view import View
 from cluster.system import Clock
 
@@ -171,11 +173,14 @@ class _Attempt:
         entries = [
             authorize(principal, self._action, resource, now) for resource in self._resources(view)
         ]
+        standing = _standing(principal, view)
         decision = self._decide(view)
         self._answer = Answer(decision.status, {**decision.answer, **decision.shown_once})
         expires_at = (now + REQUEST_TTL).timestamp()
         record = self._record(decision, expires_at)
-        return Write(steps=(*decision.steps, Create(record)), audit=(entries[0],))
+        touched = {_target(step) for step in decision.steps}
+        still = [step for step in standing if _target(step) not in touched]
+        return Write(steps=(*decision.steps, *still, Create(record)), audit=(entries[0],))
 
     def answer(self, revision: int) -> Answer:
         """Return the answer, now that it is committed: at `revision`, or by an earlier send."""
@@ -203,6 +208,34 @@ class _Attempt:
         ):
             raise RequestIdReused
         return Answer(record.status, msgspec.json.decode(record.answer, type=dict))
+
+
+def _standing(principal: Principal, view: View) -> list[Require]:
+    """Return the condition that the operator still stands as he did: a manager whose view lags
+    cannot write for one who was removed, or with rights that were taken away.
+    """
+    identity = principal.identity
+    if identity is None or identity.kind is not IdentityKind.OPERATOR:
+        return []
+    stored = view.operators.get(identity.subject)
+    if (
+        stored is None
+        or stored.record.removed_at is not None
+        or stored.record.role.value != principal.role.value
+        or stored.record.labels != principal.labels
+    ):
+        raise Unauthenticated
+    return [Require(stored)]
+
+
+def _target(step: Step) -> tuple[str, str]:
+    match step:
+        case Create(record):
+            return record.kind.value, record.id
+        case RequireAbsent(kind, record_id):
+            return kind.value, record_id
+        case Replace(stored) | Remove(stored) | Require(stored):
+            return stored.record.kind.value, stored.record.id
 
 
 def _always(resource: Resource) -> Resources:

@@ -129,9 +129,9 @@ class AgentSession:
     async def run(self) -> None:
         """Serve the session until the connection ends or the node is evicted."""
         hello = await self._open()
-        await self.parts.presence.opened(self, hello)
-        self.wake()
         try:
+            await self.parts.presence.opened(self, hello)
+            self.wake()
             async with asyncio.TaskGroup() as group:
                 reader = group.create_task(self._read())
                 pusher = group.create_task(self._push())

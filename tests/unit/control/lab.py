@@ -32,6 +32,8 @@ from cluster.store.records import (
     MountedVersion,
     NodeState,
     NodeStatusRecord,
+    OperatorRecord,
+    OperatorRole,
     Record,
     ServiceRecord,
     TaskStatusRecord,
@@ -97,6 +99,17 @@ class ControlLab:
                 joined_at=0.0,
             )
         )
+
+        for principal in (ADMIN, AUDITOR, DEPLOYER):
+            assert principal.identity is not None
+            await self.write(
+                OperatorRecord(
+                    id=principal.identity.subject,
+                    role=OperatorRole(principal.role.value),
+                    labels=dict(principal.labels),
+                    created_at=0.0,
+                )
+            )
 
     def context(self, principal: Principal = ADMIN, request_id: str = "") -> RequestContext:
         """Return the context of a fresh request, or of a resent one."""

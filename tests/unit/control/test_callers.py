@@ -5,8 +5,9 @@ import pytest
 
 from cluster.control.callers import principal_of, serial_text
 from cluster.control.policy import Role
-from cluster.protocol.errors import ClusterError, Evicted, Unauthenticated
+from cluster.protocol.errors import ClusterError, Evicted, PermissionDenied, Unauthenticated
 from cluster.protocol.identity import Caller, Kind, SpiffeId
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
     ManagerRecord,
     ManagerState,
@@ -14,7 +15,7 @@ from cluster.store.records import (
     OperatorRecord,
     OperatorRole,
 )
-from tests.unit.control.lab import TRUST_DOMAIN, ControlLab
+from tests.unit.control.lab import ADMIN, DEPLOYER, TRUST_DOMAIN, ControlLab
 
 SERIAL = (1 << 144) + 0xABC
 KNOWN = (serial_text(SERIAL), "older")
@@ -91,3 +92,20 @@ async def test_service_certificate_stands_for_nobody(lab: ControlLab) -> None:
 async def test_caller_without_certificate_is_known_by_his_address(lab: ControlLab) -> None:
     principal = principal_of(None, lab.view, "192.0.2.7")
     assert (principal.role, principal.name) == (Role.ANONYMOUS, "anonymous@192.0.2.7")
+
+
+async def test_a_manager_that_lags_cannot_write_for_a_removed_operator(
+    lab: ControlLab, second: ControlLab
+) -> None:
+    """The write compares the operator's record: what this view has not seen yet still counts."""
+    context = lab.context(DEPLOYER)
+    await second.operators.remove(second.context(), "dan")
+    with pytest.raises((Unauthenticated, PermissionDenied)):
+        await lab.secrets.create(context, "late", {"team": "red"}, SecretBytes(b"x"))
+
+
+async def test_rights_taken_away_meanwhile_do_not_count(lab: ControlLab) -> None:
+    context = lab.context(ADMIN)
+    await lab.write(OperatorRecord(id="ada", role=OperatorRole.AUDITOR, created_at=0.0))
+    with pytest.raises(Unauthenticated):
+        await lab.secrets.create(context, "late", {}, SecretBytes(b"x"))
