@@ -4,8 +4,8 @@ import time
 
 from docs.lab.layout import MANAGERS, NODES
 from docs.lab.processes import children_of, identity_of
-from docs.lab.scenario.placing import make_value
 from docs.lab.scenario.file_watch import FileWatch
+from docs.lab.scenario.placing import make_value
 from docs.lab.scenario.step import Step
 from docs.lab.stage import BLUE, RED, Lab
 
