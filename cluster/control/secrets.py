@@ -20,7 +20,13 @@ from cluster.control.versions import (
     pinned_versions,
     rotated,
 )
-from cluster.protocol.errors import AlreadyExists, PayloadTooLarge, SecretInUse, SecretNotFound
+from cluster.protocol.errors import (
+    AlreadyExists,
+    InvalidRequest,
+    PayloadTooLarge,
+    SecretInUse,
+    SecretNotFound,
+)
 from cluster.protocol.ids import SecretId, ServiceId, VersionNumber, check_name, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
@@ -230,7 +236,9 @@ def check_name_free(view: View, kind: Kind, name: str) -> None:
 
 
 def _check_size(value: SecretBytes) -> None:
-    if not 1 <= len(value) <= MAX_VALUE_BYTES:
+    if len(value) == 0:
+        raise InvalidRequest("the value is empty; a secret takes 1 to 511,999 bytes")
+    if len(value) > MAX_VALUE_BYTES:
         raise PayloadTooLarge
 
 
