@@ -1,14 +1,21 @@
-"""The generated pages of docs/reference: written from the code, compared with it by `--check`."""
+"""The generated parts of the docs: written from the code, compared with it by `--check`.
+
+They are pages of docs/reference, and the column of tests in docs/threat-model.md.
+"""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster.protocol import errors
+from tests.architecture.threat_rows import marks
 from tools.docs_api import api_page
 from tools.docs_commands import commands_page
 from tools.docs_settings import settings_page
+
+_THREAT = re.compile(r"(\| (T-\d+) \|.*\|)[^|]*\|")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,11 +60,26 @@ def errors_page() -> str:
     return "\n".join(lines)
 
 
+def threat_model_page() -> str:
+    """Return the threat model, its column of tests filled in from the tests' marks."""
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    marked = marks(ROOT / "tests")
+    lines = []
+    for line in text.splitlines():
+        row = _THREAT.fullmatch(line)
+        if row is not None:
+            files = ", ".join(f"`{path}`" for path in sorted(marked.get(row[2], ())))
+            line = f"{row[1]} {files} |"  # noqa: PLW2901  # the same line, filled in
+        lines.append(line)
+    return "\n".join([*lines, ""])
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/api.md": api_page,
     "docs/reference/cli.md": commands_page,
     "docs/reference/config.md": settings_page,
     "docs/reference/errors.md": errors_page,
+    "docs/threat-model.md": threat_model_page,
 }
 
 
