@@ -53,6 +53,7 @@ from cluster.seal.unlock import (
 )
 from cluster.sockets import bind_tcp
 from cluster.store.sealed_store import SealedStore, bootstrap_store, load_wrapped_keyring
+from cluster.store.start_check import check_against_chains
 from cluster.system import Clock, Entropy
 from cluster.unlocked import UnlockedManager
 
@@ -214,6 +215,18 @@ class Lifecycle:
             raise Locked if self.state is State.LOCKED else Unavailable
         return dict(await self._unlocked.cases.operators.renew_as_root(request.name, request.csr))
 
+    async def recover_space(self) -> dict[str, object]:
+        """Free space in this manager's engine after its quota was reached."""
+        if self._started is None:
+            raise Locked if self.state is State.LOCKED else Unavailable
+        await self._started.engine.recover_space()
+        engine = await self._started.engine.status()
+        return {
+            "size_bytes": engine.size_bytes,
+            "quota_bytes": engine.quota_bytes,
+            "alarms": list(engine.alarms),
+        }
+
     def health(self) -> tuple[bool, str]:
         """Return whether this manager can serve, and if not, why."""
         if self.state is not State.SERVING or self._unlocked is None:
@@ -286,6 +299,7 @@ class Lifecycle:
             self._step = "opening the listeners"
             async with asyncio.TaskGroup() as group:
                 group.create_task(store.failure(), name="store-failure")
+                group.create_task(check_against_chains(store), name="start-check")
                 group.create_task(self._unlocked.serve(self._now_serving))
                 if started.member is not None:
                     group.create_task(self._until_removed(started.member.removed))

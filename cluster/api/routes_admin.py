@@ -96,6 +96,10 @@ class Admin(Protocol):
         """Renew an operator's certificate."""
         ...
 
+    async def recover_space(self) -> dict[str, object]:
+        """Free space in this manager's engine after its quota was reached."""
+        ...
+
 
 def routes(admin: Admin) -> APIRouter:
     """Return the routes of the admin socket."""
@@ -130,6 +134,11 @@ def routes(admin: Admin) -> APIRouter:
     async def renew_operator(request: Request) -> Response:
         """Renew an operator's certificate as local root."""
         return json_response(await admin.renew_operator(await decoded(request, RenewRequest)))
+
+    @router.post("/recover-space")
+    async def recover_space() -> Response:
+        """Free space in this manager's engine and accept writes again."""
+        return json_response(await admin.recover_space())
 
     return router
 

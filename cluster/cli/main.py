@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "operator": ("cluster.cli.operator", "who may run these commands; enrol and renew yourself"),
     "context": ("cluster.cli.context", "which cluster these commands talk to"),
     "key": ("cluster.cli.key", "rotate the key that seals the store"),
+    "store": ("cluster.cli.store", "the storage engine of this machine's manager"),
     "manager": ("cluster.cli.manager", "run the manager; list managers"),
 }
 """Command: the module that holds it, and its line in the help."""
