@@ -89,6 +89,7 @@ def _run_in(layout: Layout, *, guided: bool, keep: bool) -> int:
         leftovers.prepare(layout, mounts=capabilities.means is Means.KERNEL)
         stage.copy_programs(layout)
         stage.write_environment(layout, CONTEXT)
+        _introduce(lab)
         _tell_steps(lab)
         narrator.summary()
         if guided:
@@ -117,6 +118,21 @@ def _check_place(layout: Layout) -> None:
             for port, owner in taken.items()
         )
         raise LabError(f"{told}; end it, or choose other ports with --port")
+
+
+def _introduce(lab: Lab) -> None:
+    layout = lab.layout
+    lab.narrator.say(
+        f"""Strongroom's lab: three managers, two agents, three services and a third party, all on
+        this machine. State is in {layout.state}, sockets and mounts are in {layout.runtime}. In a
+        second terminal: `. {layout.state}/env`, then `strongroom status`; a command on an admin
+        socket or of `strongroom-agent exec` wants the rights that this lab has."""
+    )
+    if lab.capabilities.means is not Means.KERNEL:
+        lab.narrator.say(
+            f"""Without the right to mount, the unlock key and the made-up values lie in
+            {layout.runtime}: good for made-up values only."""
+        )
 
 
 def _tell_steps(lab: Lab) -> None:

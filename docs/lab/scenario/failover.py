@@ -26,6 +26,11 @@ def _run(lab: Lab) -> None:
     _rotate(lab, new, killed_at)
     gone = all(_is_gone(child, identity) for child, identity in members)
     lab.narrator.observe("its etcd member died with it", seen=bool(members) and gone)
+
+    def noticed() -> bool:
+        return leader in lab.managers_in_state("down or locked")
+
+    lab.wait_until("the others miss it", noticed)
     lab.shell.run("strongroom", "status")
     down = lab.managers_in_state("down or locked")
     lab.narrator.observe("managers that are down", seen=down, expected=[leader])

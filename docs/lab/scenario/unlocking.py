@@ -38,8 +38,8 @@ def _the_missing(lab: Lab) -> str:
 
 STEP = Step(
     "8  A restarted manager is locked",
-    """Its seal file holds the root key, wrapped by a key that is nowhere on this machine's disks.
-    Until somebody brings the unlock key it serves nothing, whoever took the disk.""",
+    """Its seal file holds the root key, wrapped by the unlock key, which does not lie beside it.
+    Until somebody brings that key the manager serves nothing, to whoever took its disk neither.""",
     _run,
     MANAGERS,
 )
