@@ -19,15 +19,13 @@ from cluster.api.peer import caller_of
 from cluster.control.callers import principal_of
 from cluster.control.policy import Principal
 from cluster.control.requests import RequestContext
-from cluster.protocol.errors import InvalidRequest, Unavailable
+from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.ids import ID_SIZE, Revision, format_id, is_id
 from cluster.store.sealed_store import SealedStore
 from cluster.system import Entropy
 
 REVISION_HEADER: Final = "strongroom-revision"
 REQUEST_ID_HEADER: Final = "strongroom-request-id"
-READ_TIMEOUT_S: Final = 10.0
-"""How long a read waits for this manager to catch up with the revision the caller has seen."""
 
 _WHERE = re.compile(r"at `\$([A-Za-z0-9_.\[\]]{0,80})`")
 
@@ -81,16 +79,8 @@ class Edge:
         """Wait until this manager has seen what the caller has seen: read-your-writes on any
         manager."""
         text = request.headers.get(REVISION_HEADER)
-        if text is None:
-            return
-        revision = Revision.parse(text)
-        if revision.incarnation != self.store.incarnation:
-            if revision.incarnation.counter > self.store.incarnation.counter:
-                raise Unavailable(
-                    "this manager belongs to an older life of the store; ask another manager"
-                )
-            return
-        await self.store.view.wait_for(revision.number, READ_TIMEOUT_S)
+        if text is not None:
+            await self.store.catch_up(Revision.parse(text))
 
     def answer(self, content: object, status: int = 200) -> Response:
         """Return a result with the revision it is true at."""

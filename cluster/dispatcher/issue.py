@@ -10,8 +10,8 @@ import msgspec
 
 from cluster.dispatcher.assignments import assignments_of
 from cluster.dispatcher.receipts import Receipts
-from cluster.dispatcher.sessions import ViewRecords
-from cluster.protocol.errors import PermissionDenied
+from cluster.dispatcher.sessions import DECISIONS, ViewRecords
+from cluster.protocol.errors import PermissionDenied, Unavailable
 from cluster.protocol.ids import NodeId, SecretId, VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import ServiceAssignment
@@ -39,14 +39,16 @@ class Issue:
         Raises PermissionDenied for everything that is not assigned, and Unavailable when the
         receipt cannot be written.
         """
-        await self.receipts.ensure(node_id, (self._find(node_id, service, secret),))
-        await self.store.barrier()
-        found = self._find(node_id, service, secret)
-        if self.receipts.missing(node_id, (found,)):
-            raise PermissionDenied
-        (file,) = found.files
-        version = VersionNumber(file.version)
-        return Issued(version, self.store.open_value(SecretId(file.secret_id), version))
+        for _ in range(DECISIONS):
+            await self.receipts.ensure(node_id, (self._find(node_id, service, secret),))
+            await self.store.barrier()
+            found = self._find(node_id, service, secret)
+            # A rotation may have come in between: what is assigned now has no receipt yet.
+            if not self.receipts.missing(node_id, (found,)):
+                (file,) = found.files
+                version = VersionNumber(file.version)
+                return Issued(version, self.store.open_value(SecretId(file.secret_id), version))
+        raise Unavailable("the records keep changing; ask again")
 
     def _find(self, node_id: NodeId, service: str, secret: str) -> ServiceAssignment:
         """Return the service's assignment narrowed to the one file asked for."""

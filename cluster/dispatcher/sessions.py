@@ -20,10 +20,10 @@ from cluster.dispatcher.receipts import Receipts
 from cluster.protocol import wire
 from cluster.protocol.errors import (
     ClusterError,
+    Conflict,
     Evicted,
     PermissionDenied,
     SessionExpired,
-    StaleVersion,
     Unavailable,
 )
 from cluster.protocol.ids import (
@@ -44,8 +44,7 @@ log = structlog.get_logger(__name__)
 
 WIPE_TIMEOUT_S: Final = 2.0
 """How long an evicted agent may take to ack the Wipe before it is cut."""
-CATCH_UP_TIMEOUT_S: Final = 5.0
-"""How long a manager waits for its own view before an agent that saw more is sent elsewhere."""
+HELLO_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = 0.5
 DECISIONS: Final = 8
 """How often a delivery is decided again when the records move under it, before it backs off."""
@@ -120,7 +119,6 @@ class AgentSession:
     _snapshot_due: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _wiped: asyncio.Event = field(default_factory=asyncio.Event)
-    _pushed: int = 0
 
     def wake(self) -> None:
         """Tell the session that something of its node changed."""
@@ -146,7 +144,10 @@ class AgentSession:
             self.parts.presence.closed(self)
 
     async def _open(self) -> wire.Hello:
-        hello = await self.link.receive()
+        try:
+            hello = await asyncio.wait_for(self.link.receive(), HELLO_TIMEOUT_S)
+        except TimeoutError:
+            raise SessionExpired("no hello") from None
         if not isinstance(hello, wire.Hello):
             raise PermissionDenied("a session starts with a hello")
         if wire.FORMAT not in hello.formats:
@@ -157,7 +158,9 @@ class AgentSession:
                 )
             )
             raise SessionExpired
-        await self._catch_up_with(hello.highest)
+        if hello.highest is not None:
+            # No agent is served from a state older than one it has seen.
+            await self.parts.store.catch_up(_revision(hello.highest))
         self.session_id = format_id(self.parts.entropy.token(16))
         self._held = set(hello.held)
         cluster = self.parts.store.cluster
@@ -176,15 +179,6 @@ class AgentSession:
             )
         )
         return hello
-
-    async def _catch_up_with(self, highest: wire.RevisionPair | None) -> None:
-        """Do not serve an agent from a state older than one it has seen."""
-        incarnation = self.parts.store.incarnation
-        if highest is not None and (highest.counter, highest.unique) == (
-            incarnation.counter,
-            incarnation.unique,
-        ):
-            await self.parts.store.view.wait_for(highest.number, CATCH_UP_TIMEOUT_S)
 
     # --- reader ---
 
@@ -205,7 +199,9 @@ class AgentSession:
                     raise SessionExpired("a second hello")
 
     async def _acked(self, ack: wire.Ack) -> None:
-        self._wiped.set()
+        if not (ack.services or ack.dropped):
+            # The answer to a Wipe; an ack that was on its way before it reports services.
+            self._wiped.set()
         for result in ack.services:
             self._held.update(
                 key for key in result.mounted if self._was_sent(result.service_id, key)
@@ -231,8 +227,10 @@ class AgentSession:
             await self.parts.store.barrier()
         except Unavailable:
             return
-        self._require_admitted()
-        await self.link.send(wire.Lease(number, self.parts.store.cluster.lease_s))
+        if self._is_admitted():
+            await self.link.send(wire.Lease(number, self.parts.store.cluster.lease_s))
+        else:
+            self.wake()  # the pusher orders the wipe
 
     # --- pusher ---
 
@@ -245,7 +243,7 @@ class AgentSession:
             except Evicted:
                 await self._wipe()
                 raise
-            except (Unavailable, StaleVersion, PermissionDenied) as error:
+            except (Unavailable, Conflict, PermissionDenied) as error:
                 # The record cannot be written now, so nothing is issued; the agent keeps what it
                 # has.
                 log.warning(
@@ -287,8 +285,11 @@ class AgentSession:
         ]
         manifest = self._manifest(plan.changed, plan.removed, desired, revision)
         self._sent, self._base, self._snapshot_due = desired, revision, False
+        # What the agent drops now has to be sent again if it comes back.
+        self._held &= {key for one in desired.values() for key in versions_of(one)}
         for chunk in _chunks(values):
             await self.link.send(wire.Values(tuple(chunk)))
+            self._require_admitted()  # whoever is evicted in the middle gets no more of it
         await self.link.send(manifest)
         return True
 
@@ -316,19 +317,27 @@ class AgentSession:
         return wire.RevisionPair(incarnation.counter, incarnation.unique, revision.number)
 
     def _require_admitted(self) -> None:
-        node = self.parts.store.view.nodes.get(self.node_id)
-        if node is None or node.record.revoked_at is not None:
+        if not self._is_admitted():
             raise Evicted
+
+    def _is_admitted(self) -> bool:
+        node = self.parts.store.view.nodes.get(self.node_id)
+        return node is not None and node.record.revoked_at is None
 
     async def _wipe(self) -> None:
         """Order the wipe and give the agent a moment to report it; the connection is cut either
         way."""
         self._wiped.clear()
         try:
-            await self.link.send(wire.Wipe("evicted"))
-            await asyncio.wait_for(self._wiped.wait(), WIPE_TIMEOUT_S)
+            async with asyncio.timeout(WIPE_TIMEOUT_S):
+                await self.link.send(wire.Wipe("evicted"))
+                await self._wiped.wait()
         except (TimeoutError, SessionExpired):
             log.warning("session.wipe_not_confirmed", node_id=self.node_id)
+
+
+def _revision(pair: wire.RevisionPair) -> Revision:
+    return Revision(Incarnation(pair.counter, pair.unique), pair.number)
 
 
 def _chunks(values: list[wire.Value]) -> Iterable[list[wire.Value]]:

@@ -185,6 +185,25 @@ class SealedStore:
         """Return a revision behind all writes acknowledged anywhere before; the view shows it."""
         return await self._barrier.wait()
 
+    async def catch_up(self, seen: Revision) -> None:
+        """Return once the view shows what somebody who saw `seen` has seen.
+
+        Raises Unavailable for a later life of the store, or a revision that it has not reached.
+        """
+        own = self.incarnation
+        if seen.incarnation != own:
+            if seen.incarnation.counter > own.counter:
+                raise Unavailable(
+                    "this manager belongs to an older life of the store; ask another manager"
+                )
+            return
+        if self.view.revision < seen.number:
+            # A barrier and no wait: it brings even a revision that changed none of our keys, and a
+            # revision made up by the caller holds nothing up.
+            await self.barrier()
+        if self.view.revision < seen.number:
+            raise Unavailable("this manager has not reached that revision; ask another manager")
+
     def open_value(self, secret_id: SecretId, version: VersionNumber) -> SecretBytes:
         """Return the plaintext of a version, for issuing.
 
