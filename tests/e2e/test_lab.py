@@ -1,0 +1,249 @@
+"""The guided lab as it ships: it shows what it says, notices a lie, and leaves nothing behind."""
+
+import base64
+import io
+import os
+import pty
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from docs.lab import ports
+from docs.lab.layout import HOST, Layout
+from docs.lab.narrator import Narrator
+from docs.lab.probes.disk_search import needles, search
+from docs.lab.processes import identity_of
+from tests.support.etcd_cluster import need_etcd
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 300.0
+ALL_SHOWN, DIFFERS, UNUSABLE, NOT_SHOWN = 0, 1, 2, 3
+NO_MOUNTS = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one lab of a test runs, apart from any other."""
+
+    root: Path
+    port: int
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(REPOSITORY, self.root / "state", self.root / "run", self.port)
+
+    def command(self, *words: str, repository: Path = REPOSITORY) -> list[str]:
+        layout = self.layout
+        script = str(repository / "docs" / "lab" / "lab.py")
+        where = ["--directory", str(layout.state), "--runtime", str(layout.runtime)]
+        return [sys.executable, script, *where, "--port", str(self.port), *words]
+
+    def run(self, *words: str, repository: Path = REPOSITORY) -> "subprocess.CompletedProcess[str]":
+        return finished(self.command("--once", *words, repository=repository))
+
+    def left_behind(self) -> list[str]:
+        """Return mounts, processes and files that a finished lab should have taken away."""
+        found = [str(path) for path in (self.layout.runtime, self.layout.config) if path.exists()]
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found += [line for line in mounts if str(self.root) in line]
+        for process in Path("/proc").iterdir():
+            try:
+                words = (process / "cmdline").read_bytes() if process.name.isdigit() else b""
+            except OSError:
+                continue
+            if str(self.root).encode() in words:
+                found.append(words.decode())
+        return found
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """A short path, because of unix sockets, that every uid can enter."""
+    need_etcd()
+    root = Path(tempfile.mkdtemp(prefix="sr-lab-"))
+    root.chmod(0o711)
+    yield Place(root, free_ports())
+    shutil.rmtree(root)
+
+
+def free_ports() -> int:
+    for port in range(19_000, 30_000, 50):
+        if not ports.busy(range(port, port + 40)):
+            return port
+    pytest.fail("no free ports")
+
+
+def finished(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@pytest.mark.needs_root
+def test_lab_shows_everything_and_leaves_nothing(place: Place) -> None:
+    done = place.run()
+    assert done.returncode == ALL_SHOWN, done.stdout + done.stderr
+    assert "DIFFERS" not in done.stdout
+    assert "NOT SHOWN" not in done.stdout
+    assert place.left_behind() == []
+
+
+def changed_lab(directory: Path, file: str, before: str, after: str) -> Path:
+    """Return a checkout in which one file of the lab says something else."""
+    shutil.copytree(REPOSITORY / "docs" / "lab", directory / "docs" / "lab")
+    (directory / ".tools").symlink_to(REPOSITORY / ".tools")
+    changed = directory / "docs" / "lab" / file
+    content = changed.read_text()
+    assert before in content
+    changed.write_text(content.replace(before, after))
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_lie_about_what_was_observed_fails_the_lab(place: Place) -> None:
+    """A third party that only claims to revoke: its old credential still works."""
+    lying = changed_lab(
+        place.root, "apps/third_party_api.py", "self._revoked.add(number)", "del number"
+    )
+    done = place.run(repository=lying)
+    assert done.returncode == DIFFERS, done.stdout + done.stderr
+    assert "DIFFERS   the API refuses the old one" in done.stdout
+    assert "DIFFERS   the API takes the new" not in done.stdout
+
+
+@pytest.mark.needs_root
+def test_failing_step_shows_the_logs_and_fails_the_lab(place: Place) -> None:
+    """Managers with an engine that does not exist: told with what their log says."""
+    broken = changed_lab(
+        place.root, "stage.py", '*("--etcd", str(layout.etcd))', '*("--etcd", "/nonexistent")'
+    )
+    done = place.run(repository=broken)
+    assert done.returncode == DIFFERS, done.stdout + done.stderr
+    assert "DIFFERS   the step runs to its end" in done.stdout
+    assert "    m1: {" in done.stdout
+    assert place.left_behind() == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_without_the_right_to_mount_isolation_reads_not_shown(place: Place) -> None:
+    """Root in name alone: capabilities are probed, not the uid."""
+    done = finished([*NO_MOUNTS, *place.command("--once")])
+    assert done.returncode == NOT_SHOWN, done.stdout + done.stderr
+    assert "NOT SHOWN red cannot read blue's on one node: no right to mount" in done.stdout
+    assert "DIFFERS" not in done.stdout
+    assert place.left_behind() == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_lab_cleans_up_after_a_killed_one(place: Place) -> None:
+    """What the killed one left is ended and unmounted; what only looks like it is not touched."""
+    with subprocess.Popen(place.command("--once"), stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if line.startswith("── 4"):
+                killed.kill()
+                break
+    stranger = place.layout.process_files / "stranger.json"
+    start = identity_of(os.getpid())
+    stranger.write_text(f'{{"pid": {os.getpid()}, "identity": "{start}0"}}')
+    assert len(place.left_behind()) > len(place.layout.ports) // 2
+    done = place.run()
+    assert done.returncode == ALL_SHOWN, done.stdout + done.stderr
+    assert "left by an earlier lab: ended m1" in done.stdout
+    assert "stranger" not in done.stdout
+    assert place.left_behind() == []
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_guided_lab_waits_for_its_reader_and_stays_up(place: Place) -> None:
+    """On a terminal: Enter advances; a second terminal works; Ctrl-C ends it cleanly."""
+    terminal, inside = pty.openpty()
+    with subprocess.Popen(
+        place.command(), stdin=inside, stdout=inside, stderr=inside, start_new_session=True
+    ) as lab:
+        os.close(inside)
+        seen = ""
+        with os.fdopen(terminal, "rb+", buffering=0) as person:
+            while "stays up until Ctrl-C" not in seen:
+                seen += person.read(65_536).decode(errors="replace")
+                if seen.endswith("Ctrl-C ends "):
+                    person.write(b"\n")
+                    seen += "(Enter)\n"
+            second = f". {place.layout.state}/env && strongroom secret ls -q"
+            listed = finished(["sh", "-c", second])
+            lab.send_signal(signal.SIGINT)
+            assert lab.wait(PATIENCE_S) == ALL_SHOWN
+    assert listed.stdout.split() == ["blue-password", "red-password", "twitter-credential"]
+    assert seen.count("(Enter)") == 7
+    assert place.left_behind() == []
+
+
+def test_busy_port_is_named_with_its_owner(place: Place) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, place.layout.third_party_port))
+        taken.listen()
+        done = place.run()
+    assert done.returncode == UNUSABLE
+    assert f"port {place.layout.third_party_port} (the third party's API)" in done.stderr
+    assert f"is taken by pid {os.getpid()} (" in done.stderr
+
+
+def test_second_lab_in_the_same_place_is_refused(place: Place) -> None:
+    place.layout.state.mkdir()
+    lock = place.layout.state / "lock"
+    with subprocess.Popen(["flock", str(lock), "cat"], stdin=subprocess.PIPE) as other:
+        assert other.stdin is not None
+        while finished(["flock", "--nonblock", str(lock), "true"]).returncode == 0:
+            pass
+        done = place.run()
+        other.stdin.close()
+    assert done.returncode == UNUSABLE
+    assert "a lab runs already" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [((1, 1), ALL_SHOWN), ((1, 2), DIFFERS), ((None, 1), NOT_SHOWN), ((None, 2), DIFFERS), ((), 1)],
+)
+def test_exit_code_tells_the_worst_that_was_observed(
+    claims: Sequence[int | None], code: int
+) -> None:
+    out = io.StringIO()
+    narrator = Narrator(out)
+    for seen in claims:
+        if seen is None:
+            narrator.not_shown("a claim", "a reason")
+        else:
+            narrator.observe("a number", seen=seen, expected=1)
+    assert narrator.exit_code == code
+    assert ("expected 1, observed 2" in out.getvalue()) is (2 in claims)
+
+
+@pytest.mark.parametrize("before", [b"", b"x", b"xy", b"xyz"])
+def test_disk_search_finds_a_value_in_every_form(tmp_path: Path, before: bytes) -> None:
+    value, other = b"s3cret/value+that~is?long", b"another-value-that-is-long"
+    source, absent = tmp_path / "value", tmp_path / "absent"
+    stored = tmp_path / "stored"
+    stored.mkdir()
+    (stored / "plain").write_bytes(bytes(100) + before + value + b"\n")
+    (stored / "hex").write_text((before + value).hex().upper())
+    (stored / "base64").write_bytes(base64.b64encode(before + value + b"tail"))
+    found, _total = search([stored], {source: value, absent: other})
+    assert found == {(source, form): {stored / form} for form in needles(value)}
