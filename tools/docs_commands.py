@@ -61,15 +61,25 @@ def commands_page() -> str:
         "",
         *_codes(AGENT_EXIT_CODES),
     ]
+    for parser, summary in _parsers():
+        lines += _sections(parser, summary, common)
+    return "\n".join([*lines, ""])
+
+
+def commands() -> list[str]:
+    """Return every command, `strongroom secret create` for example."""
+    return [leaf.prog for parser, summary in _parsers() for leaf, _help in _leaves(parser, summary)]
+
+
+def _parsers() -> Tree:
     for name, (module, summary) in COMMANDS.items():
         parser = Parser(f"strongroom {name}", description=summary.capitalize() + ".")
         import_module(module).add_commands(parser)
-        lines += _sections(parser, summary, common)
+        yield parser, summary
     for name, (module, summary) in VERBS.items():
         verb = argparse.ArgumentParser(prog=f"strongroom-agent {name}")
         import_module(module).add_arguments(verb)
-        lines += _sections(verb, summary, set())
-    return "\n".join([*lines, ""])
+        yield verb, summary
 
 
 def _codes(codes: dict[ExitCode, str] | dict[int, str]) -> list[str]:

@@ -2,13 +2,22 @@
 
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from tools.docs_commands import commands
+
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _MAKE = re.compile(r"(?:^|`)\s*(?:\$ |sudo )*make ([a-z][a-z-]*)", re.MULTILINE)
+_COMMAND = re.compile(r"(?:`|^[#$] )(strongroom(?:-agent)?)((?: [a-z][a-z-]+){1,3})", re.MULTILINE)
+_PAGE = re.compile(r"docs/[\w/-]+\.md")
+_DECISION = re.compile(r"ADR (\d{4})")
+
+ANNOUNCED = {"strongroom store migrate"}
+"""Commands that a message names as not there yet."""
 
 
 def pages(root: Path) -> list[Path]:
@@ -48,6 +57,52 @@ def test_make_targets_in_the_docs_exist(root: Path) -> None:
         if target not in targets
     }
     assert unknown == set()
+
+
+def unknown_commands(text: str, known: set[str]) -> set[str]:
+    """Return the commands of ours a text names that do not exist."""
+    named = {f"{program}{words}" for program, words in _COMMAND.findall(text)}
+    first_words = {" ".join(command.split()[:2]) for command in known}
+    return {
+        name
+        for name in named
+        if " ".join(name.split()[:2]) not in known
+        and " ".join(name.split()[:3]) not in known
+        and name not in first_words
+    }
+
+
+def sources(root: Path) -> Iterator[Path]:
+    """Yield every module of the project's own packages."""
+    yield from chain((root / "cluster").rglob("*.py"), (root / "agent").rglob("*.py"))
+
+
+def test_commands_named_in_docs_and_messages_exist(root: Path) -> None:
+    known = {*commands(), *ANNOUNCED}
+    files = [*pages(root), *sources(root)]
+    unknown = {file.name: unknown_commands(file.read_text(), known) for file in files}
+    assert {name: found for name, found in unknown.items() if found} == {}
+
+
+def test_unknown_command_is_seen() -> None:
+    text = (
+        "`strongroom secret create x`, `strongroom token`, `strongroom`, `strongroom secret shred`"
+    )
+    known = {"strongroom secret create", "strongroom token ls"}
+    assert unknown_commands(text, known) == {"strongroom secret shred"}
+
+
+def test_pages_and_decisions_named_in_the_code_exist(root: Path) -> None:
+    missing = set()
+    for source in sources(root):
+        text = source.read_text()
+        missing |= {name for name in _PAGE.findall(text) if not (root / name).exists()}
+        missing |= {
+            f"ADR {number}"
+            for number in _DECISION.findall(text)
+            if not list((root / "docs" / "adr").glob(f"{number}-*.md"))
+        }
+    assert missing == set()
 
 
 @pytest.mark.parametrize("link", ["gone.md", "page.md#gone", "#gone"])
