@@ -92,8 +92,9 @@ class UnlockedManager:
     def __post_init__(self) -> None:
         contents = self.contents
         self.cases = UseCases.build(
-            self.store, contents.trust_domain, contents.manager_id, self.clock, self.entropy
-        )
+            self.store, contents.trust_domain, contents.manager_id, self.clock, self.entropy,
+            admits_managers=self.started.member is not None,
+        )  # fmt: skip
         self.status = ClusterStatus(
             self.config, self.store, self.started, self.cases.requests, self.cases.presence
         )

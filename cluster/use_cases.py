@@ -52,9 +52,16 @@ class UseCases:
 
     @classmethod
     def build(
-        cls, store: SealedStore, trust_domain: str, manager_id: str, clock: Clock, entropy: Entropy
+        cls,
+        store: SealedStore,
+        trust_domain: str,
+        manager_id: str,
+        clock: Clock,
+        entropy: Entropy,
+        *,
+        admits_managers: bool,
     ) -> Self:
-        """Return the use cases on a store that is open."""
+        """Return the use cases on a store that is open; `admits_managers`: of several managers."""
         own_id = ManagerId(manager_id)
         identity = SpiffeId(trust_domain, Kind.MANAGER, manager_id)
         refusals = Refusals(clock)
@@ -73,7 +80,7 @@ class UseCases:
             services=Services(requests, entropy),
             rollouts=RolloutStatus(requests),
             nodes=Nodes(requests),
-            tokens=Tokens(requests, entropy),
+            tokens=Tokens(requests, entropy, admits_managers=admits_managers),
             operators=Operators(requests, entropy, issuer),
             keys=Keys(requests, entropy),
             enrolment=enrolment,

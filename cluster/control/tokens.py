@@ -17,7 +17,7 @@ from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.pki.join_token import JoinToken
-from cluster.protocol.errors import InvalidRequest, NotFound, TokenRefused
+from cluster.protocol.errors import Conflict, InvalidRequest, NotFound, TokenRefused
 from cluster.protocol.ids import check_name
 from cluster.store.records import JoinTokenRecord, Kind, TokenRole
 from cluster.store.steps import Create, Remove
@@ -39,9 +39,13 @@ _NO_DIGEST: Final = bytes(32)
 class Tokens:
     """What operators may do with join tokens."""
 
-    def __init__(self, requests: Requests, entropy: Entropy) -> None:
+    def __init__(
+        self, requests: Requests, entropy: Entropy, *, admits_managers: bool = True
+    ) -> None:
+        """`admits_managers`: whether the engine can serve more than one manager."""
         self._requests = requests
         self._entropy = entropy
+        self._admits_managers = admits_managers
 
     async def create(
         self,
@@ -55,10 +59,16 @@ class Tokens:
     ) -> Answer:
         """Make a token for workers or managers. Its text is in this answer and nowhere else.
 
+        Raises InvalidRequest, and Conflict for a manager's token where only one can be.
         `name`: the only name it admits; `networks`: CIDR networks a newcomer must come from.
         """
         if role is TokenRole.OPERATOR:
             raise InvalidRequest("an operator's token comes from `strongroom operator add`")
+        if role is TokenRole.MANAGER and not self._admits_managers:
+            raise Conflict(
+                "the engine is sqlite, which serves one manager; until `strongroom store migrate` "
+                "exists, found a cluster of several with `strongroom init --engine etcd`"
+            )
         _check_limits(role, ttl, uses)
         checked = _check_networks(networks)
         if name:
