@@ -7,6 +7,7 @@ business. Nothing here touches a disk.
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -21,6 +22,7 @@ from cluster.pki.ca import (
 )
 from cluster.pki.csr import check_csr, key_to_pem, new_key
 from cluster.pki.trust_bundle import TrustBundle
+from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import ID_SIZE, check_name, format_id
 from cluster.protocol.secret_bytes import SecretBytes
@@ -37,6 +39,9 @@ from cluster.store.records import (
     Record,
 )
 from cluster.system import Clock, Entropy
+
+MIN_NODE_TTL_S: Final = 60.0
+MAX_NODE_TTL_S: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +64,24 @@ class Founder:
     entropy: Entropy
 
     def found(
-        self, trust_domain: str, unlock_key: UnlockKey, operator: str, csr: bytes
+        self,
+        trust_domain: str,
+        unlock_key: UnlockKey,
+        operator: str,
+        csr: bytes,
+        *,
+        node_ttl_s: float,
     ) -> Founding:
         """Return a new cluster whose first operator is `operator`, an admin. Raises
         InvalidRequest."""
         check_name(operator)
+        if not MIN_NODE_TTL_S <= node_ttl_s <= MAX_NODE_TTL_S:
+            raise InvalidRequest("a node's certificate lives from 60 seconds to 30 days")
         now = self.clock.now().timestamp()
         root = new_root(trust_domain, self.clock, self.entropy)
         control = new_intermediate(root, "control", trust_domain, self.clock, self.entropy)
         workload = new_intermediate(root, "workload", trust_domain, self.clock, self.entropy)
-        cluster = self._cluster_record(trust_domain, unlock_key, now)
+        cluster = self._cluster_record(trust_domain, unlock_key, now, node_ttl_s)
         manager, contents = self._manager(cluster, control, now)
         leaf = issue_leaf(
             control,
@@ -112,7 +125,7 @@ class Founder:
         )
 
     def _cluster_record(
-        self, trust_domain: str, unlock_key: UnlockKey, now: float
+        self, trust_domain: str, unlock_key: UnlockKey, now: float, node_ttl_s: float
     ) -> ClusterRecord:
         return ClusterRecord(
             id=CLUSTER_ID,
@@ -122,6 +135,7 @@ class Founder:
             incarnation_counter=int(now),
             incarnation_unique=format_id(self.entropy.token(ID_SIZE)),
             unlock_verifier=unlock_verifier(unlock_key),
+            node_ttl_s=node_ttl_s,
             alive_at=now,
         )
 

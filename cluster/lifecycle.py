@@ -114,7 +114,11 @@ class Lifecycle:
         async with self._moving:
             self._require_empty()
             founding = Founder(self.config, self.clock, self.entropy).found(
-                request.trust_domain, unlock_key, request.operator, request.csr
+                request.trust_domain,
+                unlock_key,
+                request.operator,
+                request.csr,
+                node_ttl_s=request.node_ttl_s,
             )
             kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
             mark = self.config.data_dir / FOUNDING_MARK

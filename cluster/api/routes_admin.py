@@ -28,6 +28,8 @@ class InitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trust_domain: str
     operator: str
     csr: bytes
+    node_ttl_s: float = 86_400.0
+    """How long a node's certificate lives; `cluster.founding` holds the limits."""
 
     def __repr__(self) -> str:
         return "InitRequest(<redacted>)"

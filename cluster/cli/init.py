@@ -6,10 +6,11 @@ The unlock key is safe with its owner before anything is founded on it: in a fil
 import sys
 from argparse import Namespace
 from contextlib import nullcontext
+from typing import Final
 
 from cluster.cli import admin_socket
 from cluster.cli.answers import Answer, text
-from cluster.cli.arguments import Parser, add_admin_socket
+from cluster.cli.arguments import Parser, add_admin_socket, duration
 from cluster.cli.context_files import ContextFiles
 from cluster.cli.credentials import ReservedFile, json_body, request_text, show_once
 from cluster.cli.enrolment import keep, new_name
@@ -22,6 +23,9 @@ _EPILOG = """\
 The unlock key opens the managers' seal files after every start. It is made once and stored nowhere
 in the cluster: keep it where the managers' disks are not.
 """
+
+NODE_TTL_S: Final = 86_400.0
+SHORT_NODE_TTL_S: Final = 3_600.0
 
 
 def add_commands(parser: Parser) -> None:
@@ -43,6 +47,13 @@ def add_commands(parser: Parser) -> None:
         "--operator", default="admin", metavar="NAME", help="the first operator (default: admin)"
     )
     parser.add_argument(
+        "--node-ttl",
+        type=duration,
+        default=NODE_TTL_S,
+        metavar="TIME",
+        help="how long a node's certificate lives; nodes renew it by themselves (default: 24h)",
+    )
+    parser.add_argument(
         "--unlock-key-file",
         metavar="FILE",
         help="write the unlock key to this new file (0600); without it, a terminal shows it",
@@ -57,6 +68,11 @@ def _init(args: Namespace) -> int:
         raise InvalidRequest(
             "the unlock key is shown on a terminal only, and this is none; name a new file with "
             "--unlock-key-file"
+        )
+    if args.node_ttl < SHORT_NODE_TTL_S:
+        warn(
+            "with node certificates of less than an hour, nodes that miss their managers for that "
+            "long fall back on proof of the old key"
         )
     files = ContextFiles(read_settings())
     name = new_name(files, args.context)
@@ -107,6 +123,7 @@ def _found(args: Namespace, unlock_key: SecretBytes, key_pem: SecretBytes) -> An
         "engine": args.engine,
         "trust_domain": args.trust_domain,
         "operator": args.operator,
+        "node_ttl_s": args.node_ttl,
         "csr": request_text(key_pem),
     }
     body = json_body(fields, unlock_key=unlock_key)

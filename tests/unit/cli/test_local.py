@@ -68,6 +68,7 @@ def test_init_saves_the_unlock_key_before_anything_is_founded(
         "trust_domain": "strongroom.internal",
         "operator": "root",
         "csr": "",
+        "node_ttl_s": 86_400.0,
     }
     context = files.load(files.current())
     assert (context.operator, context.endpoints) == ("root", ("127.0.0.1:1",))
