@@ -278,8 +278,8 @@ class RunningCluster:
     # --- building
     # -------------------------------------------------------------------------------------------------
 
-    def found(self, managers: int = 1) -> Self:
-        """Found the cluster and join further managers."""
+    def found(self, managers: int = 1, **more: object) -> Self:
+        """Found the cluster, with `more` in the request, and join further managers."""
         first = self.add_manager()
         self.unlock_key = str(first.admin("POST", "/admin/unlock-key").body["unlock_key"])
         key = new_key()
@@ -289,6 +289,7 @@ class RunningCluster:
             "trust_domain": TRUST_DOMAIN,
             "operator": "admin",
             "csr": base64.b64encode(make_csr(key)).decode(),
+            **more,
         }
         reply = first.admin("POST", "/admin/init", founding)
         assert reply.status == 200, reply.body
@@ -478,13 +479,22 @@ def running_cluster(
     managers: int = 1, agents: int = 0, engine: str = "sqlite", env: Mapping[str, str] | None = None
 ) -> Iterator[RunningCluster]:
     """Give a cluster that serves; print every log if the test fails."""
+    with empty_cluster(engine, env) as cluster:
+        cluster.found(managers)
+        for _ in range(agents):
+            cluster.add_agent()
+        yield cluster
+
+
+@contextlib.contextmanager
+def empty_cluster(
+    engine: str = "sqlite", env: Mapping[str, str] | None = None
+) -> Iterator[RunningCluster]:
+    """Give a cluster without any process; whatever is added to it is ended."""
     base = Path(tempfile.mkdtemp(prefix="sr-"))
     base.chmod(0o711)
     cluster = RunningCluster(base, engine, {**os.environ, **(env or {})})
     try:
-        cluster.found(managers)
-        for _ in range(agents):
-            cluster.add_agent()
         yield cluster
     except BaseException:
         for process in (*cluster.managers, *cluster.agents):
