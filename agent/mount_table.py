@@ -19,7 +19,7 @@ from agent.assignments import Action, Mount, Publish, Remove, plan, version_key
 from agent.checks import Strength
 from agent.config import AgentConfig
 from agent.mounts import File, MountKind, ServiceMount, attached_services
-from cluster.protocol.errors import ClusterError, MountRefused
+from cluster.protocol.errors import ClusterError, MountRefused, StorageFull
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import FileSpec, ServiceAssignment, ServiceResult, VersionKey
 
@@ -273,7 +273,13 @@ def _publish(
         File(file.target, values[version_key(file)], file.uid, file.gid, file.mode)
         for file in service.files
     ]
-    mount.publish(files, msgspec.msgpack.encode(service))
+    manifest = msgspec.msgpack.encode(service)
+    try:
+        mount.publish(files, manifest)
+    except StorageFull:
+        # Superseded generations wait for slow readers only while there is room for the new one.
+        mount.drop_superseded()
+        mount.publish(files, manifest)
 
 
 def _decode(manifest: bytes | None) -> ServiceAssignment | None:

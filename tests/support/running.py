@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -37,6 +38,7 @@ from tests.support.etcd_cluster import need_etcd
 TRUST_DOMAIN: Final = "test.strongroom"
 PATIENCE_S: Final = 90.0
 """How long a test waits for what must come true; generous, because it is no measurement."""
+T = TypeVar("T")
 SCRIPTS: Final = Path(sys.executable).parent
 
 Body = bytes | Mapping[str, Any] | None
@@ -73,7 +75,7 @@ class Credential:
         return cls(identity.chain_pem, identity.key_pem, identity.bundle.control)
 
 
-def wait_until(holds: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+def wait_until(holds: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
     """Return the first truthy result of `holds`; fail the test, naming `what`, if it never
     comes."""
     deadline = time.monotonic() + patience_s
@@ -192,9 +194,12 @@ class ManagerProcess(Process):
     def start(self) -> None:
         """Start it and wait for its admin socket."""
         super().start()
-        wait_until(
-            lambda: self.admin("GET", "/admin/status").status == 200, f"{self.name} answers root"
-        )
+        wait_until(self._answers_root, f"{self.name} answers root")
+
+    def _answers_root(self) -> bool:
+        if not self.running:
+            pytest.fail(f"{self.name} ended at its start: {self.text()[-2000:]}")
+        return self.admin("GET", "/admin/status").status == 200
 
     def admin(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
         """Call the admin socket."""
@@ -275,8 +280,7 @@ class RunningCluster:
     operator: Credential | None = None
     revision: str = ""
 
-    # --- building
-    # -------------------------------------------------------------------------------------------------
+    # --- building ---
 
     def found(self, managers: int = 1, **more: object) -> Self:
         """Found the cluster, with `more` in the request, and join further managers."""
@@ -328,8 +332,7 @@ class RunningCluster:
             self.ok("PATCH", f"/v1/nodes/{name}", {"add_labels": dict(labels)})
         return agent
 
-    # --- using
-    # ----------------------------------------------------------------------------------------------------
+    # --- using ---
 
     def call(
         self,
