@@ -375,6 +375,7 @@ class RunningCluster:
         answer = wait_until(
             lambda: self._settled(method, path, body, headers), f"{method} {path} is answered"
         )
+        assert answer is not None
         assert answer.status < 300, answer.body
         return dict(answer.body)
 
