@@ -248,7 +248,8 @@ class RawSession:
     def send(self, message: wire.FromAgent | bytes | str) -> None:
         """Send a message, raw bytes or a text frame."""
         framed = message if isinstance(message, bytes | str) else wire.encode(message)
-        self._socket.send(framed)
+        with contextlib.suppress(ConnectionClosed):  # `receive` tells what the manager said
+            self._socket.send(framed)
 
     def receive(self, timeout_s: float = PATIENCE_S) -> wire.FromManager | None:
         """Return the next message; None when the session has ended."""
