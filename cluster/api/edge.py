@@ -27,7 +27,8 @@ from cluster.system import Entropy
 REVISION_HEADER: Final = "strongroom-revision"
 REQUEST_ID_HEADER: Final = "strongroom-request-id"
 
-_WHERE = re.compile(r"at `\$([A-Za-z0-9_.\[\]]{0,80})`")
+_WHERE = re.compile(r" - at `\$([A-Za-z0-9_.\[\]]{0,80})`$")
+"""Only at the end of msgspec's text: what is before it may quote a field's name."""
 
 T = TypeVar("T")
 
