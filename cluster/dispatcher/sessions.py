@@ -45,6 +45,8 @@ log = structlog.get_logger(__name__)
 WIPE_TIMEOUT_S: Final = 2.0
 """How long an evicted agent may take to ack the Wipe before it is cut."""
 HELLO_TIMEOUT_S: Final = 10.0
+RENEWALS: Final = 4
+"""Certificates that one session is given at most: each is an entry of the audit."""
 RETRY_S: Final = 0.5
 DECISIONS: Final = 8
 """How often a delivery is decided again when the records move under it, before it backs off."""
@@ -119,6 +121,7 @@ class AgentSession:
     _snapshot_due: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _wiped: asyncio.Event = field(default_factory=asyncio.Event)
+    _renewals: int = 0
 
     def wake(self) -> None:
         """Tell the session that something of its node changed."""
@@ -213,6 +216,9 @@ class AgentSession:
         return assignment is not None and key in versions_of(assignment)
 
     async def _renew(self, csr: bytes) -> None:
+        self._renewals += 1
+        if self._renewals > RENEWALS:
+            raise SessionExpired("too many renewals")
         try:
             certificate = await self.parts.renewal.renew_node(self.node_id, csr)
         except ClusterError as error:
