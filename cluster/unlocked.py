@@ -63,6 +63,8 @@ API_RATE: Final = Rate(per_s=5_000, burst=10_000)
 """Per certificate."""
 JOIN_RATE: Final = Rate(per_s=5, burst=50)
 """Per address, on the listener that strangers reach."""
+SESSION_RATE: Final = Rate(per_s=2, burst=50)
+"""Per certificate: an agent that comes back at once and often, but not without end."""
 API_CONCURRENCY: Final = 512
 JOIN_CONCURRENCY: Final = 64
 LOOK_S: Final = 3.0
@@ -179,8 +181,14 @@ class UnlockedManager:
     def _limited(
         self, app: FastAPI, rate: Rate, concurrency: int, body_limit: Callable[[str], int]
     ) -> "ASGIApp":
-        limiter = RateLimiter(rate, self.clock)
-        return RequestLog(Limits(app, limiter, concurrency, body_limit), self.clock)
+        # The log is inside: what is over a limit must not fill a disk with lines either.
+        return Limits(
+            RequestLog(app, self.clock),
+            RateLimiter(rate, self.clock),
+            RateLimiter(SESSION_RATE, self.clock),
+            concurrency,
+            body_limit,
+        )
 
     def _listener(
         self, app: "ASGIApp", registry: ConnectionRegistry, context: LiveContext

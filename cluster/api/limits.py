@@ -5,7 +5,7 @@ callers only as opaque keys: a certificate's fingerprint, or an address where th
 """
 
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,31 +63,51 @@ class RateLimiter:
 
 @dataclass(slots=True)
 class Limits:
-    """ASGI middleware: rate per caller, concurrent requests over all, bytes per body."""
+    """ASGI middleware: rate per caller, concurrent requests over all, bytes per body.
+
+    One caller takes half of the concurrency at most, so that nobody's slow requests shut out all
+    others.
+    """
 
     app: ASGIApp
     limiter: RateLimiter
+    sessions: RateLimiter
+    """For WebSockets: each opening writes to the store."""
     concurrency: int
     body_bytes: Callable[[str], int]
     """Path -> the largest body it takes."""
-    _running: int = 0
+    _running: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http":
+        key = _key(scope)
+        if scope["type"] == "websocket" and not self.sessions.allow(key):
+            # Before it is accepted: the handshake is answered with 403.
+            await send({"type": "websocket.close"})
+        elif scope["type"] != "http":
             await self.app(scope, receive, send)
-            return
+        else:
+            await self._pass_on(key, scope, receive, send)
+
+    async def _pass_on(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self.body_bytes(scope["path"])
-        if not self.limiter.allow(_key(scope)) or self._running >= self.concurrency:
+        if not self.limiter.allow(key) or self._is_full(key):
             await _refuse(send, TooManyRequests())
         elif _declared_length(scope) > limit:
             await _refuse(send, PayloadTooLarge())
         else:
-            self._running += 1
+            self._running[key] += 1
             try:
                 await self.app(scope, _Counted(receive, limit), send)
             finally:
-                self._running -= 1
+                self._running[key] -= 1
+                if not self._running[key]:
+                    del self._running[key]
+
+    def _is_full(self, key: str) -> bool:
+        return (
+            self._running.total() >= self.concurrency or self._running[key] >= self.concurrency // 2
+        )
 
 
 @dataclass(slots=True)

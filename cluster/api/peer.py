@@ -10,23 +10,26 @@ dependency is pinned and tests/unit/api/test_peer.py holds the contract.
 
 import asyncio
 import ssl
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.pki.tls import caller_from_der
-from cluster.protocol.errors import Unauthenticated
+from cluster.protocol.errors import ClusterError, TooManyRequests, Unauthenticated
 from cluster.protocol.identity import Caller
 from cluster.system import Clock
 
 log = structlog.get_logger()
 
 _CALLER: Final = "strongroom.caller"
+CONNECTIONS_PER_PEER: Final = 128
+"""Open at once by one certificate, or by one address where there is none: a peer that opens more
+would take the descriptors of all others."""
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller | None:
@@ -58,10 +61,17 @@ class ConnectionRegistry:
         self._look_again_s = look_again_s
         self._by_transport: dict[asyncio.BaseTransport, Connection] = {}
         self._by_fingerprint: defaultdict[str, set[Connection]] = defaultdict(set)
+        self._strangers: dict[asyncio.BaseTransport, str] = {}
+        self._by_address: Counter[str] = Counter()
 
     def total(self) -> int:
         """Return how many authenticated connections are open."""
         return len(self._by_transport)
+
+    def open_by_peer(self) -> int:
+        """Return the most connections that one peer has open."""
+        certified = (len(same) for same in self._by_fingerprint.values())
+        return max((*certified, *self._by_address.values()), default=0)
 
     def count(self, fingerprint: str) -> int:
         """Return how many connections this certificate holds open."""
@@ -70,16 +80,20 @@ class ConnectionRegistry:
     def admit(self, transport: asyncio.Transport) -> Caller | None:
         """Return who is at the other end, watched from now on; None without a certificate.
 
-        Raises Unauthenticated for a certificate that TLS accepts and we do not.
+        Raises Unauthenticated for a certificate that TLS accepts and we do not, TooManyRequests for
+        a peer that has `CONNECTIONS_PER_PEER` open.
         """
         connection = transport.get_extra_info("ssl_object")
         der = connection.getpeercert(True) if isinstance(connection, _TLS_ENDS) else None
         if der is None:
+            self._count_stranger(transport)
             return None
         caller = caller_from_der(der)
         left_s = caller.not_after_s - self._clock.now().timestamp()
         if caller.identity.trust_domain != self._trust_domain or left_s <= 0:
             raise Unauthenticated
+        if self.count(caller.fingerprint) >= CONNECTIONS_PER_PEER:
+            raise TooManyRequests
         watched = Connection(caller, transport)
         self._by_transport[transport] = watched
         self._by_fingerprint[caller.fingerprint].add(watched)
@@ -88,6 +102,11 @@ class ConnectionRegistry:
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
         """Drop a connection that ended; once more does no harm."""
+        address = self._strangers.pop(transport, None)
+        if address is not None:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
         watched = self._by_transport.pop(transport, None)
         if watched is None:
             return
@@ -111,6 +130,16 @@ class ConnectionRegistry:
         ]
         return self._cut_all(of_identity, "revoked")
 
+    def _count_stranger(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if not isinstance(peer, tuple):  # a unix socket: its path's mode says who may
+            return
+        address = str(peer[0])
+        if self._by_address[address] >= CONNECTIONS_PER_PEER:
+            raise TooManyRequests
+        self._by_address[address] += 1
+        self._strangers[transport] = address
+
     def _cut_all(self, connections: list[Connection], reason: str) -> int:
         for watched in connections:
             log.info("connection.cut", identity=str(watched.caller.identity), reason=reason)
@@ -132,7 +161,7 @@ class ConnectionRegistry:
 _TLS_ENDS = (ssl.SSLObject, ssl.SSLSocket)
 
 
-class PeerHttpProtocol(HttpToolsProtocol):
+class PeerHttpProtocol(BoundedHttpProtocol):
     """uvicorn's HTTP protocol, whose requests carry the caller; `peer_protocols` binds it."""
 
     registry: ConnectionRegistry
@@ -143,8 +172,9 @@ class PeerHttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         try:
             caller = self.registry.admit(transport)
-        except Unauthenticated:
-            log.warning("connection.refused", peer=transport.get_extra_info("peername"))
+        except ClusterError as error:
+            peer = transport.get_extra_info("peername")
+            log.warning("connection.refused", peer=peer, code=error.code)
             transport.abort()
             return
         self.app_state = {**self.app_state, _CALLER: caller}

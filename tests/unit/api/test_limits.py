@@ -1,0 +1,110 @@
+"""Limits before any work: nobody's requests shut out another's."""
+
+import asyncio
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from cluster.api.limits import Limits, Rate, RateLimiter
+from tests.support.clock import ManualClock
+
+pytestmark = pytest.mark.threat("T-16")
+
+PLENTY = Rate(per_s=1_000, burst=1_000)
+
+
+class Edge:
+    """The middleware in front of an application whose requests last as long as wanted."""
+
+    def __init__(self, rate: Rate = PLENTY, sessions: Rate = PLENTY, concurrency: int = 8) -> None:
+        self.clock = ManualClock()
+        self.seen: list[str] = []
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.limits = Limits(
+            self.application,
+            RateLimiter(rate, self.clock),
+            RateLimiter(sessions, self.clock),
+            concurrency,
+            lambda _path: 10,
+        )
+
+    async def application(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.seen.append(scope["client"][0])
+        await receive()
+        await self.go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def ask(
+        self, address: str = "10.0.0.1", kind: str = "http", length: bytes = b"0", body: bytes = b""
+    ) -> int:
+        """Return the status; 403 for a WebSocket that is closed before it is accepted."""
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def receive() -> MutableMapping[str, Any]:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [(b"content-length", length)]
+        scope = {"type": kind, "path": "/", "client": (address, 1), "headers": headers}
+        await self.limits(scope, receive, send)
+        return 403 if sent[0]["type"] == "websocket.close" else int(sent[0]["status"])
+
+
+async def test_rate_is_per_caller_and_comes_back() -> None:
+    edge = Edge(rate=Rate(per_s=1, burst=3))
+    assert [await edge.ask() for _ in range(5)] == [200, 200, 200, 429, 429]
+    assert await edge.ask("10.0.0.2") == 200
+    edge.clock.advance(2)
+    assert [await edge.ask() for _ in range(3)] == [200, 200, 429]
+    assert len(edge.seen) == 6
+
+
+async def test_one_callers_slow_requests_leave_room_for_others() -> None:
+    edge = Edge(concurrency=8)
+    edge.go_on.clear()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(4):
+            group.create_task(edge.ask())
+        await asyncio.sleep(0)
+        assert await edge.ask() == 429
+        other = group.create_task(edge.ask("10.0.0.2"))
+        await asyncio.sleep(0)
+        edge.go_on.set()
+    assert other.result() == 200
+    assert await edge.ask() == 200
+
+
+@pytest.mark.parametrize("length", [b"11", b"99999999999999999999999", b"-1", b"1e3", b""])
+async def test_declared_size_is_refused_unread(length: bytes) -> None:
+    edge = Edge()
+    assert await edge.ask(length=length) == 413
+    assert edge.seen == []
+
+
+async def test_sessions_have_a_rate_of_their_own() -> None:
+    edge = Edge(sessions=Rate(per_s=1, burst=2))
+    answers = [await edge.ask(kind="websocket") for _ in range(3)]
+    assert answers[2] == 403
+    assert 403 not in answers[:2]
+    assert await edge.ask() == 200
+
+
+async def test_callers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of addresses costs a bounded table."""
+    limiter = RateLimiter(Rate(per_s=1, burst=1), ManualClock())
+    monkeypatch.setattr("cluster.api.limits.CALLERS_REMEMBERED", 100)
+    remembered: Callable[[], int] = lambda: len(limiter._buckets)  # noqa: E731
+    for number in range(1_000):
+        assert limiter.allow(str(number))
+    assert remembered() == 100
+    assert not limiter.allow("999")
