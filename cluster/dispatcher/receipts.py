@@ -6,9 +6,9 @@ compare fails and it decides again. An agent's ack completes the receipt; what a
 marked, not deleted, because `exposure` answers from these records.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 import msgspec
@@ -17,7 +17,7 @@ import structlog
 from cluster.dispatcher.assignments import Assignments
 from cluster.protocol.errors import PermissionDenied
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
-from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult
+from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
 from cluster.store.records import (
     AuditEntry,
     MountedVersion,
@@ -33,7 +33,7 @@ from cluster.system import Clock
 log = structlog.get_logger(__name__)
 
 ERROR_LENGTH: Final = 200
-STEPS_PER_WRITE: Final = 64
+CHANGES_PER_WRITE: Final = 40
 """An ack of a node with many services is written in pieces, each well under an engine's transaction
 limit."""
 
@@ -103,72 +103,83 @@ class Receipts:
     async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
         """Complete the receipts an agent acked, and mark those it dropped.
 
-        Only receipts of this node are touched, and only for versions it was sent: an agent cannot
-        ack what it never got.
+        Only receipts and tasks of this node are touched, and only versions with a receipt count:
+        an agent cannot ack what it never got.
         """
+        # By service: the last report of one stands, so that a write touches each record once.
+        results = {result.service_id: result for result in ack.services}
+
+        def changes(view: View) -> Iterable[tuple[Step, ...]]:
+            # The task's status comes last: a rollout that reads "done" finds its receipts complete.
+            yield from self._acked(view, node_id, results, frozenset(ack.dropped))
+            for result in results.values():
+                yield from self._status(view, node_id, result)
 
         def decide(view: View) -> Write | None:
-            steps = tuple(islice(self._acked(view, node_id, ack), STEPS_PER_WRITE))
+            steps = tuple(chain.from_iterable(islice(changes(view), CHANGES_PER_WRITE)))
             return Write(steps=steps) if steps else None
 
-        while any(True for _ in self._acked(self.store.view, node_id, ack)):
+        while any(True for _ in changes(self.store.view)):
             await self.store.update(decide)
-        # The task's status comes last: a rollout that reads "done" finds its receipts complete.
-        for result in ack.services:
-            await self.store.update(lambda view, r=result: self._status(view, node_id, r))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        for result in ack.services:
-            if result.error and result.service_id in sent:
+        for service_id, result in results.items():
+            if result.error and service_id in sent:
                 log.warning(
                     "agent.refused",
                     node_id=node_id,
-                    service_id=result.service_id,
-                    error=result.error,
+                    service_id=service_id,
+                    error=result.error[:ERROR_LENGTH],
                 )
 
-    def _status(self, view: View, node_id: NodeId, result: ServiceResult) -> Write | None:
-        task = view.tasks.get(task_id(ServiceId(result.service_id), node_id))
-        if task is None:
-            return None
+    def _status(
+        self, view: View, node_id: NodeId, result: ServiceResult
+    ) -> Iterable[tuple[Step, ...]]:
+        service_id = ServiceId(result.service_id)
+        task = view.tasks.get(task_id(service_id, node_id))
+        service = view.services.get(service_id)
+        if task is None or service is None:
+            return
         stored = view.task_statuses.get(task.record.id)
         before = stored.record if stored else None
         since = {(m.secret_id, m.version): m.since for m in before.mounted} if before else {}
         now = self.clock.now().timestamp()
+        claimed = {(key.secret_id, key.version) for key in result.mounted}
+        issued = (one.record for one in view.receipts_of_task(service_id, node_id))
+        held = sorted(
+            (r.secret_id, r.version) for r in issued if (r.secret_id, r.version) in claimed
+        )
         status = TaskStatusRecord(
             id=task.record.id,
-            spec_number=result.spec_number,
-            mounted=tuple(
-                MountedVersion(
-                    SecretId(key.secret_id),
-                    VersionNumber(key.version),
-                    since.get((SecretId(key.secret_id), VersionNumber(key.version)), now),
-                )
-                for key in result.mounted
-            ),
+            spec_number=min(result.spec_number, service.record.spec_number),
+            mounted=tuple(MountedVersion(*key, since.get(key, now)) for key in held),
             error=result.error[:ERROR_LENGTH],
             at=now,
         )
-        if before is not None and msgspec.structs.replace(status, at=before.at) == before:
-            return None
-        return Write(steps=(Create(status) if stored is None else Replace(stored, status),))
+        if before is None or msgspec.structs.replace(status, at=before.at) != before:
+            # A task that is removed meanwhile gets no status that would outlive it.
+            write = Create(status) if stored is None else Replace(stored, status)
+            yield Require(task), write
 
-    def _acked(self, view: View, node_id: NodeId, ack: Ack) -> Iterable[Step]:
+    def _acked(
+        self,
+        view: View,
+        node_id: NodeId,
+        results: Mapping[str, ServiceResult],
+        dropped: frozenset[str],
+    ) -> Iterable[tuple[Step, ...]]:
         now = self.clock.now().timestamp()
-        mounted = {result.service_id: frozenset(result.mounted) for result in ack.services}
-        errors = {result.service_id: result.error[:ERROR_LENGTH] for result in ack.services}
         for stored in view.receipts_of_node(node_id):
             receipt = stored.record
-            if receipt.service_id in ack.dropped:
+            result = results.get(receipt.service_id)
+            if receipt.service_id in dropped:
                 change = _dropped(receipt, now)
-            elif receipt.service_id in mounted:
-                held = (receipt.secret_id, receipt.version) in {
-                    (key.secret_id, key.version) for key in mounted[receipt.service_id]
-                }
-                error = errors[receipt.service_id]
+            elif result is not None:
+                held = VersionKey(receipt.secret_id, receipt.version) in result.mounted
+                error = result.error[:ERROR_LENGTH]
                 change = _held(receipt, now, error) if held else _not_held(receipt, now, error)
             else:
                 change = receipt
             if change != receipt:
-                yield Replace(stored, change)
+                yield (Replace(stored, change),)
 
 
 def _held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:

@@ -1,0 +1,72 @@
+"""Issuing one secret on demand: the rules of a session's push, for a single value."""
+
+import pytest
+
+from cluster.protocol.errors import NoQuorum, PermissionDenied
+from tests.unit.dispatcher.lab import DispatchLab, WatchedEngine
+
+
+async def test_assigned_secret_is_issued_by_name_and_by_target(lab: DispatchLab) -> None:
+    node_id = await lab.running("db")
+    issued = await lab.issue.issue(node_id, "red", "db")
+    assert (issued.version, issued.value.reveal()) == (1, b"db")
+    assert lab.receipt(node_id, "db") is not None
+
+
+async def test_not_yours_and_not_there_read_the_same(lab: DispatchLab) -> None:
+    node_id = await lab.running("db")
+    await lab.running("theirs", service="blue")
+    answers = set()
+    asked = [("blue", "theirs"), ("red", "theirs"), ("red", "none"), ("none", "db")]
+    for service, secret in asked:
+        with pytest.raises(PermissionDenied) as refused:
+            await lab.issue.issue(node_id, service, secret)
+        answers.add((type(refused.value), refused.value.message))
+    assert len(answers) == 1
+    assert len(lab.view.receipts) == 0
+
+
+async def test_evicted_node_is_issued_nothing(lab: DispatchLab) -> None:
+    node_id = await lab.running("db")
+    await lab.evict(node_id)
+    with pytest.raises(PermissionDenied):
+        await lab.issue.issue(node_id, "red", "db")
+
+
+async def test_eviction_before_the_barrier_wins(lab: DispatchLab, engine: WatchedEngine) -> None:
+    node_id = await lab.running("db")
+
+    async def evict() -> None:
+        engine.before_barrier = None
+        await lab.evict(node_id)
+
+    engine.before_barrier = evict
+    with pytest.raises(PermissionDenied):
+        await lab.issue.issue(node_id, "red", "db")
+
+
+async def test_rotation_before_the_barrier_is_followed(
+    lab: DispatchLab, engine: WatchedEngine
+) -> None:
+    """It would be refused as if it were not assigned, since the new version has no receipt yet."""
+    node_id = await lab.running("db")
+
+    async def rotate() -> None:
+        engine.before_barrier = None
+        await lab.rotate("db", b"second")
+
+    engine.before_barrier = rotate
+    issued = await lab.issue.issue(node_id, "red", "db")
+    assert (issued.version, issued.value.reveal()) == (2, b"second")
+    assert lab.receipt(node_id, "db", 2) is not None
+
+
+async def test_nothing_is_issued_without_a_quorum(lab: DispatchLab, engine: WatchedEngine) -> None:
+    node_id = await lab.running("db")
+
+    async def no_quorum() -> None:
+        raise NoQuorum
+
+    engine.before_barrier = no_quorum
+    with pytest.raises(NoQuorum):
+        await lab.issue.issue(node_id, "red", "db")
