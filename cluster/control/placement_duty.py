@@ -16,17 +16,16 @@ import structlog
 from cluster.control.node_states import NodeStates
 from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
-from cluster.control.rollouts import Facts, advanced
+from cluster.control.rollouts import Facts, advanced, facts_of
 from cluster.control.sweep import overdue
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
-from cluster.protocol.ids import ManagerId, SecretId, ServiceId, TaskId
+from cluster.protocol.ids import ManagerId, ServiceId
 from cluster.store.records import (
     CLUSTER_ID,
     ClusterRecord,
     Kind,
     Outage,
     TaskRecord,
-    TaskState,
 )
 from cluster.store.sealed_store import SealedStore
 from cluster.store.steps import Create, Remove, Replace, Require, Step, Write
@@ -195,16 +194,11 @@ class PlacementDuty:
             await self._commit(piece, Action.ROLLOUT_UPDATE)
 
     def _facts(self, view: View) -> Facts:
-        services = view.services.values()
-        tasks = (stored.record for stored in view.tasks.values())
-        return Facts(
-            service={ServiceId(s.record.id): s.record for s in services},
-            secret={SecretId(s.record.id): s.record for s in view.secrets.values()},
-            running={TaskId(t.id): t for t in tasks if t.state is TaskState.RUNNING},
-            status={TaskId(s.record.id): s.record for s in view.task_statuses.values()},
-            settled=frozenset(
+        return facts_of(
+            view,
+            (
                 ServiceId(s.record.id)
-                for s in services
+                for s in view.services.values()
                 if self._settled.get(s.record.id) == s.generation
             ),
         )

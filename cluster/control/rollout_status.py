@@ -1,11 +1,12 @@
 """How far a rollout has come, for whoever waits for it.
 
-Reads what the placement duty judged from the agents' reports; judges nothing itself.
+The placement duty persists what it judged. Whoever waits is told what the agents' reports say now,
+by any manager: a rotation is done when its files are in place, even while the duty changes hands.
 """
 
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Requests
-from cluster.control.rollouts import shown
+from cluster.control.rollouts import advanced, facts_of, shown
 from cluster.control.secrets import secret_resource
 from cluster.control.services import service_resource
 from cluster.protocol.errors import NotFound
@@ -31,11 +32,14 @@ class RolloutStatus:
         if stored is None:
             self._requests.check(principal, Action.ROLLOUT_INSPECT, Resource("rollout"))
             raise NotFound("there is no such rollout; finished ones are kept for a while only")
+        now_s = self._requests.clock.now().timestamp()
         rollout = stored.record
+        if rollout.finished_at is None:
+            rollout = advanced(rollout, facts_of(view), now_s)
         self._requests.check(principal, Action.ROLLOUT_INSPECT, _resource(view, rollout))
         reached = [t for t in rollout.targets if t.state is TargetState.DONE]
         concerned = [t for t in rollout.targets if t.state is not TargetState.GONE]
-        ended = rollout.finished_at or self._requests.clock.now().timestamp()
+        ended = rollout.finished_at or now_s
         return {
             **shown(rollout, view),
             "done": rollout.finished_at is not None,

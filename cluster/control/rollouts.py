@@ -47,6 +47,18 @@ class Facts:
     """Services whose tasks all stand where placement wants them, as many as asked for."""
 
 
+def facts_of(view: View, settled: Iterable[ServiceId] = ()) -> Facts:
+    """Return the facts as the view has them; which services are settled only placement knows."""
+    tasks = (stored.record for stored in view.tasks.values())
+    return Facts(
+        service={ServiceId(s.record.id): s.record for s in view.services.values()},
+        secret={SecretId(s.record.id): s.record for s in view.secrets.values()},
+        running={TaskId(t.id): t for t in tasks if t.state is TaskState.RUNNING},
+        status={TaskId(s.record.id): s.record for s in view.task_statuses.values()},
+        settled=frozenset(settled),
+    )
+
+
 def targets_of(tasks: Iterable[TaskRecord]) -> tuple[RolloutTarget, ...]:
     """Return a pending target for each task that runs, in the order of their ids."""
     running = sorted((t for t in tasks if t.state is TaskState.RUNNING), key=lambda task: task.id)
