@@ -7,6 +7,7 @@ disappearance is how the others learn that a manager died.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -15,7 +16,7 @@ import structlog
 from cluster.control.placement_duty import PlacementDuty
 from cluster.control.policy import Principal
 from cluster.dispatcher.presence import mark_down
-from cluster.engine.seam import Engine, Leadership
+from cluster.engine.seam import Compare, Engine, Leadership
 from cluster.protocol.errors import ClusterError, IntegrityError
 from cluster.protocol.ids import ManagerId, NodeId
 from cluster.store.records import NodeState
@@ -71,6 +72,15 @@ class Duties:
 
     async def _hold(self, leadership: Leadership) -> None:
         log.info("duty.taken", duty="placement", manager_id=self.manager_id)
+        try:
+            await self._perform(leadership)
+        finally:
+            # Whatever ended it: a duty that is kept and not performed stops every manager.
+            with contextlib.suppress(ClusterError):
+                await leadership.resign()
+
+    async def _perform(self, leadership: Leadership) -> None:
+        """Perform the duty until it is lost; raise what makes it impossible."""
         self._orphaned_since.clear()
         self._alive = await self._managers_alive()
         guard = leadership.guard
@@ -83,7 +93,7 @@ class Duties:
         )
         tasks = (
             asyncio.create_task(placement.run(), name="placement"),
-            asyncio.create_task(self._watch_orphans(), name="orphans"),
+            asyncio.create_task(self._watch_orphans(guard), name="orphans"),
             asyncio.create_task(leadership.lost(), name="duty"),
         )
         try:
@@ -95,30 +105,33 @@ class Duties:
         for task in done:
             task.result()
 
-    async def _watch_orphans(self) -> None:
-        """Mark nodes down whose manager is gone and that came back nowhere."""
+    async def _watch_orphans(self, guard: Compare) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self._alive = await self._managers_alive()
-            now = self.clock.monotonic_s()
-            orphans = {
-                NodeId(stored.record.id): stored.record.manager_id
-                for stored in self.store.view.node_statuses.values()
-                if stored.record.state is NodeState.READY
-                and stored.record.manager_id not in self._alive
-            }
-            for node_id in list(self._orphaned_since):
-                if node_id not in orphans:
-                    del self._orphaned_since[node_id]
-            for node_id, manager_id in orphans.items():
-                since = self._orphaned_since.setdefault(node_id, now)
-                if now - since >= ORPHAN_AFTER_S:
-                    await mark_down(self.store, node_id, manager_id, self.clock)
+            await self._look_for_orphans(guard)
+
+    async def _look_for_orphans(self, guard: Compare) -> None:
+        """Mark nodes down whose manager is gone and that came back nowhere."""
+        self._alive = await self._managers_alive()
+        now = self.clock.monotonic_s()
+        orphans = {
+            NodeId(stored.record.id): stored.record.manager_id
+            for stored in self.store.view.node_statuses.values()
+            if stored.record.state is NodeState.READY
+            and stored.record.manager_id not in self._alive
+        }
+        for node_id in self._orphaned_since.keys() - orphans.keys():
+            del self._orphaned_since[node_id]
+        for node_id, manager_id in orphans.items():
+            since = self._orphaned_since.setdefault(node_id, now)
+            if now - since >= ORPHAN_AFTER_S:
+                await mark_down(self.store, node_id, manager_id, self.clock, (guard,))
 
     async def _managers_alive(self) -> frozenset[ManagerId]:
+        """Return who shows a sign of life; whoever asks is alive, even before his own stands."""
         holders = await self.engine.holders()
         return frozenset(
             ManagerId(name.removeprefix(ALIVE_PREFIX))
             for name in holders
             if name.startswith(ALIVE_PREFIX)
-        )
+        ) | {self.manager_id}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import structlog
 
+from cluster.engine.seam import Compare
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId
 from cluster.protocol.wire import Hello
@@ -86,6 +87,8 @@ class Presence:
     def on_change(self, change: ViewChange) -> None:
         """Wake every session whose node a change affects."""
         affected: set[NodeId] = set()
+        if any(kind is Kind.MANAGER for kind, *_ in change.changed):
+            affected.update(self._sessions)  # every agent must know where to go when we die
         for _kind, _id, before, after in change.changed:
             for record in (before, after):
                 affected.update(_nodes_of(self.store.view, record))
@@ -122,7 +125,11 @@ class Presence:
 
 
 async def mark_down(
-    store: SealedStore, node_id: NodeId, manager_id: ManagerId, clock: Clock
+    store: SealedStore,
+    node_id: NodeId,
+    manager_id: ManagerId,
+    clock: Clock,
+    guards: tuple[Compare, ...] = (),
 ) -> None:
     """Record that a node is down, unless it reconnected somewhere meanwhile."""
 
@@ -137,7 +144,7 @@ async def mark_down(
         down = msgspec.structs.replace(
             stored.record, state=NodeState.DOWN, since=clock.now().timestamp()
         )
-        return Write(steps=(Replace(stored, down),))
+        return Write(steps=(Replace(stored, down),), guards=guards)
 
     await store.update(decide)
 

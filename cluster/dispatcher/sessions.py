@@ -117,6 +117,8 @@ class AgentSession:
     session_id: str = ""
     _sent: dict[str, wire.ServiceAssignment] = field(default_factory=dict)
     _held: set[wire.VersionKey] = field(default_factory=set)
+    _managers: wire.Managers = wire.Managers((), ())
+    """What the agent was told last of where managers listen."""
     _base: wire.RevisionPair | None = None
     _snapshot_due: bool = True
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -167,18 +169,15 @@ class AgentSession:
         self.session_id = format_id(self.parts.entropy.token(16))
         self._held = set(hello.held)
         cluster = self.parts.store.cluster
-        managers = [m.record for m in self.parts.store.view.managers.values()]
-        active = sorted(
-            (m for m in managers if m.state is ManagerState.ACTIVE), key=lambda manager: manager.id
-        )
+        self._managers = _managers_of(self.parts.store.view)
         await self.link.send(
             wire.Welcome(
                 format=wire.FORMAT,
                 session_id=self.session_id,
                 manager_id=self.parts.manager_id,
                 lease_s=cluster.lease_s,
-                managers=tuple(manager.api_address for manager in active),
-                join_addresses=tuple(manager.join_address for manager in active),
+                managers=self._managers.managers,
+                join_addresses=self._managers.join_addresses,
             )
         )
         return hello
@@ -261,6 +260,7 @@ class AgentSession:
     async def _deliver(self) -> None:
         for _ in range(DECISIONS):
             self._require_admitted()
+            await self._tell_managers()
             plan = difference(self._sent, self._desired())
             if not plan and not self._snapshot_due:
                 return
@@ -270,6 +270,13 @@ class AgentSession:
             if await self._send_decided(number):
                 return
         raise Unavailable("the records keep changing; the delivery is tried again")
+
+    async def _tell_managers(self) -> None:
+        """Tell the agent of managers that came or went: it must know where to go when we die."""
+        managers = _managers_of(self.parts.store.view)
+        if managers != self._managers:
+            self._managers = managers
+            await self.link.send(managers)
 
     async def _send_decided(self, number: int) -> bool:
         """Decide once more from the view as it is after the barrier, and send; False if a receipt
@@ -344,6 +351,15 @@ class AgentSession:
 
 def _revision(pair: wire.RevisionPair) -> Revision:
     return Revision(Incarnation(pair.counter, pair.unique), pair.number)
+
+
+def _managers_of(view: View) -> wire.Managers:
+    records = [stored.record for stored in view.managers.values()]
+    active = sorted((m for m in records if m.state is ManagerState.ACTIVE), key=lambda m: m.id)
+    return wire.Managers(
+        tuple(manager.api_address for manager in active),
+        tuple(manager.join_address for manager in active),
+    )
 
 
 def _chunks(values: list[wire.Value]) -> Iterable[list[wire.Value]]:
