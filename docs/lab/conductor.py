@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with leftovers.only_lab(layout):
             return _run_in(layout, guided=guided, keep=arguments.keep)
-    except LabError as error:
+    except (LabError, OSError) as error:
         sys.stderr.write(f"lab: {error}\n")
         return UNUSABLE
 
@@ -104,7 +104,7 @@ def _run_in(layout: Layout, *, guided: bool, keep: bool) -> int:
         narrator.say("Ending every process, taking every mount away.")
         processes.stop_all()
         leftovers.remove_all(layout, keep=keep)
-        leftovers.give_back(layout)
+        leftovers.give_back(layout, everything=True)
     return narrator.exit_code
 
 
@@ -141,7 +141,7 @@ def _tell_steps(lab: Lab) -> None:
         try:
             step.run(lab)
         except LabError as error:
-            lab.narrator.failed(str(error))
+            lab.narrator.failed(f"{error}; the steps after it are left out")
             lab.narrator.output("\n".join(stage.last_log_lines(lab.processes, step.involved)))
             return
         finally:

@@ -79,13 +79,13 @@ def remove_all(layout: Layout, *, keep: bool) -> None:
     (layout.state / "env").unlink(missing_ok=True)
 
 
-def give_back(layout: Layout) -> None:
-    """Under sudo, let the user who called it read what a second terminal needs."""
+def give_back(layout: Layout, *, everything: bool = False) -> None:
+    """Under sudo, give the user who called it what a second terminal needs, at the end all."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     if os.geteuid() != 0 or not (uid.isdigit() and gid.isdigit()):
         return
-    shared = [layout.state, layout.state / "env", layout.config, *layout.config.rglob("*")]
-    for path in shared:
+    shared = [layout.state / "env", layout.config, *layout.config.rglob("*")]
+    for path in (layout.state, *(layout.state.rglob("*") if everything else shared)):
         with suppress(FileNotFoundError):
             os.chown(path, int(uid), int(gid), follow_symlinks=False)
 
