@@ -8,7 +8,7 @@ session within a second, so a closed session is not yet a node that is down.
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 import structlog
@@ -31,14 +31,31 @@ from cluster.store.sealed_store import Create, Replace, SealedStore, Write
 from cluster.store.view import Stored, View, ViewChange
 from cluster.system import Clock
 
-if TYPE_CHECKING:
-    from cluster.dispatcher.sessions import AgentSession
-
 log = structlog.get_logger(__name__)
 
 DOWN_AFTER_S: Final = 15.0
 """A node without a session for this long is down, and its tasks move."""
 SWEEP_S: Final = 2.0
+
+
+class NodeSession(Protocol):
+    """A session, as far as it is known here."""
+
+    session_id: str
+
+    @property
+    def node_id(self) -> NodeId:
+        """The node at its other end."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where it comes from."""
+        ...
+
+    def wake(self) -> None:
+        """Tell it that something of its node changed."""
+        ...
 
 
 @dataclass(slots=True)
@@ -48,10 +65,10 @@ class Presence:
     store: SealedStore
     clock: Clock
     manager_id: ManagerId
-    _sessions: dict[NodeId, list["AgentSession"]] = field(default_factory=dict)
+    _sessions: dict[NodeId, list[NodeSession]] = field(default_factory=dict)
     _gone_since: dict[NodeId, float] = field(default_factory=dict)
 
-    async def opened(self, session: "AgentSession", hello: Hello) -> None:
+    async def opened(self, session: NodeSession, hello: Hello) -> None:
         """Register a session and record that its node is ready."""
         self._sessions.setdefault(session.node_id, []).append(session)
         status = NodeStatusRecord(
@@ -68,7 +85,7 @@ class Presence:
         )
         await self.store.update(lambda view: _write(view.node_statuses.get(status.id), status))
 
-    def closed(self, session: "AgentSession") -> None:
+    def closed(self, session: NodeSession) -> None:
         """Forget a session; the node stays ready until it has been gone for `DOWN_AFTER_S`."""
         sessions = self._sessions.get(session.node_id, [])
         if session in sessions:
@@ -80,7 +97,7 @@ class Presence:
         """Return how many nodes have a session here."""
         return len(self._sessions)
 
-    def sessions_of(self, node_id: NodeId) -> tuple["AgentSession", ...]:
+    def sessions_of(self, node_id: NodeId) -> tuple[NodeSession, ...]:
         """Return the sessions of a node on this manager."""
         return tuple(self._sessions.get(node_id, ()))
 
