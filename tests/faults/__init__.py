@@ -1,0 +1,1 @@
+"""Faults against a whole running cluster, and what must hold through them."""
