@@ -4,9 +4,12 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import pytest
 
+from cluster.protocol import wire
 from tools.docs_commands import commands
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -90,6 +93,14 @@ def test_unknown_command_is_seen() -> None:
     )
     known = {"strongroom secret create", "strongroom token ls"}
     assert unknown_commands(text, known) == {"strongroom secret shred"}
+
+
+def test_every_session_message_is_in_the_reference(root: Path) -> None:
+    text = (root / "docs" / "reference" / "wire.md").read_text()
+    messages = (*get_args(wire.FromAgent), *get_args(wire.FromManager))
+    for message in messages:
+        fields = ", ".join(field.encode_name for field in msgspec.structs.fields(message))
+        assert f"| `{message.__struct_config__.tag}` | {fields}" in text
 
 
 def test_pages_and_decisions_named_in_the_code_exist(root: Path) -> None:
