@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from cluster.protocol.errors import ClusterError, InvalidRequest
+from cluster.protocol.errors import ClusterError, InternalFailure, InvalidRequest
 
 log = structlog.get_logger(__name__)
 
@@ -89,11 +89,4 @@ async def _unexpected(request: Request, error: Exception) -> Response:
         line=place.tb_lineno if place else 0,
         path=getattr(request.scope.get("route"), "path", ""),
     )
-    return json_response(
-        {
-            "code": "internal",
-            "message": "the manager failed; its log names the place",
-            "retryable": False,
-        },
-        500,
-    )
+    return error_response(InternalFailure())

@@ -8,11 +8,13 @@ import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address, IPv6Network
 from typing import Final
 
-import msgspec
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.api.error_map import error_response
 from cluster.api.peer import caller_of
 from cluster.protocol.errors import ClusterError, PayloadTooLarge, TooManyRequests
 from cluster.system import Clock
@@ -20,6 +22,7 @@ from cluster.system import Clock
 CALLERS_REMEMBERED: Final = 10_000
 """The table of buckets is bounded: a flood of addresses forgets the oldest, not the limit of
 memory."""
+CLOSE: Final = (b"connection", b"close")
 LENGTH_DIGITS: Final = 18
 """Of a Content-Length that is still a number to us."""
 
@@ -92,13 +95,14 @@ class Limits:
     async def _pass_on(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self.body_bytes(scope["path"])
         if not self.limiter.allow(key) or self._is_full(key):
-            await _refuse(send, TooManyRequests())
+            await _refusal(TooManyRequests())(scope, receive, send)
         elif _declared_length(scope) > limit:
-            await _refuse(send, PayloadTooLarge())
+            await _refusal(PayloadTooLarge())(scope, receive, send)
         else:
             self._running[key] += 1
+            body = _Counted(receive, send, limit)
             try:
-                await self.app(scope, _Counted(receive, limit), send)
+                await self.app(scope, body.receive, body.send)
             finally:
                 self._running[key] -= 1
                 if not self._running[key]:
@@ -112,18 +116,25 @@ class Limits:
 
 @dataclass(slots=True)
 class _Counted:
-    """`receive` that stops a body that grows past its limit (chunked bodies declare no length)."""
+    """Stops a body that grows past its limit (chunked bodies declare no length), and closes."""
 
-    receive: Receive
-    limit: int
+    _receive: Receive
+    _send: Send
+    _limit: int
     _seen: int = 0
 
-    async def __call__(self) -> Message:
-        message = await self.receive()
+    async def receive(self) -> Message:
+        message = await self._receive()
         self._seen += len(message.get("body", b""))
-        if self._seen > self.limit:
+        if self._seen > self._limit:
             raise PayloadTooLarge
         return message
+
+    async def send(self, message: Message) -> None:
+        if self._seen > self._limit and message["type"] == "http.response.start":
+            # On a connection that stays open the rest of the body would be read and thrown away.
+            message = {**message, "headers": [*message["headers"], CLOSE]}
+        await self._send(message)
 
 
 def _key(scope: Scope) -> str:
@@ -131,7 +142,16 @@ def _key(scope: Scope) -> str:
     if caller is not None:
         return caller.fingerprint
     client = scope.get("client")
-    return client[0] if client else "local"
+    return _network(client[0]) if client else "local"
+
+
+def _network(host: str) -> str:
+    """Return what stands for a stranger's host: with IPv6 it has a whole /64 to call from."""
+    try:
+        address = IPv6Address(host)
+    except ValueError:
+        return host
+    return str(IPv6Network((int(address), 64), strict=False))
 
 
 def _declared_length(scope: Scope) -> int:
@@ -141,12 +161,7 @@ def _declared_length(scope: Scope) -> int:
     return 0
 
 
-async def _refuse(send: Send, error: ClusterError) -> None:
-    body = msgspec.json.encode({"code": error.code, "message": error.message})
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(error: ClusterError) -> Response:
+    response = error_response(error)
+    response.raw_headers.append(CLOSE)
+    return response

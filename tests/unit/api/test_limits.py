@@ -108,3 +108,11 @@ async def test_callers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         assert limiter.allow(str(number))
     assert remembered() == 100
     assert not limiter.allow("999")
+
+
+async def test_ipv6_host_has_one_rate_for_its_whole_network() -> None:
+    """It can call from 2**64 addresses."""
+    edge = Edge(rate=Rate(per_s=1, burst=2))
+    asked = [await edge.ask(f"2001:db8::{number}") for number in range(3)]
+    assert asked == [200, 200, 429]
+    assert await edge.ask("2001:db8:0:1::1") == 200
