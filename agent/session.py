@@ -13,6 +13,8 @@ accepted. Each link runs through
     SYNCING    | -       | stage  | accept   | ignore         | take  | store       | wipe | leave
     STREAMING  | -       | stage  | accept   | accept, resync | take  | store       | wipe | leave
 
+Managers is stored in SYNCING and STREAMING, and is a breach in OPENING.
+
 and "-" is a breach of protocol: the link is closed and another manager is asked. Every wait has a
 limit (`on_tick`).
 
@@ -188,6 +190,9 @@ class Session:
             effects.StoreManagers(message.managers, message.join_addresses),
             self._ask_lease(link, now_s),
         ]
+
+    def _managers(self, _link: Link, message: wire.Managers, _now_s: float) -> _Todo:
+        return [effects.StoreManagers(message.managers, message.join_addresses)]
 
     def _stage(self, _link: Link, message: wire.Values, _now_s: float) -> _Todo:
         self._holdings.stage(message.values)
@@ -382,6 +387,7 @@ class Session:
         (Phase.OPENING, wire.Welcome): _welcome,
         (Phase.OPENING, wire.Wipe): _wipe,
         (Phase.OPENING, wire.Refusal): _refused,
+        (Phase.SYNCING, wire.Managers): _managers,
         (Phase.SYNCING, wire.Values): _stage,
         (Phase.SYNCING, wire.Snapshot): _snapshot,
         (Phase.SYNCING, wire.Delta): _skip,
@@ -389,6 +395,7 @@ class Session:
         (Phase.SYNCING, wire.Certificate): _certificate,
         (Phase.SYNCING, wire.Wipe): _wipe,
         (Phase.SYNCING, wire.Refusal): _refused,
+        (Phase.STREAMING, wire.Managers): _managers,
         (Phase.STREAMING, wire.Values): _stage,
         (Phase.STREAMING, wire.Snapshot): _snapshot,
         (Phase.STREAMING, wire.Delta): _delta,

@@ -117,7 +117,7 @@ class AgentSession:
     session_id: str = ""
     _sent: dict[str, wire.ServiceAssignment] = field(default_factory=dict)
     _held: set[wire.VersionKey] = field(default_factory=set)
-    _managers: wire.Managers = wire.Managers((), ())
+    _managers: wire.Managers | None = None
     """What the agent was told last of where managers listen."""
     _base: wire.RevisionPair | None = None
     _snapshot_due: bool = True
@@ -169,15 +169,15 @@ class AgentSession:
         self.session_id = format_id(self.parts.entropy.token(16))
         self._held = set(hello.held)
         cluster = self.parts.store.cluster
-        self._managers = _managers_of(self.parts.store.view)
+        managers = self._managers = _managers_of(self.parts.store.view)
         await self.link.send(
             wire.Welcome(
                 format=wire.FORMAT,
                 session_id=self.session_id,
                 manager_id=self.parts.manager_id,
                 lease_s=cluster.lease_s,
-                managers=self._managers.managers,
-                join_addresses=self._managers.join_addresses,
+                managers=managers.managers,
+                join_addresses=managers.join_addresses,
             )
         )
         return hello

@@ -138,6 +138,13 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """host:port of every manager's join listener, for coming back after an expiry."""
 
 
+class Managers(msgspec.Struct, frozen=True, tag="managers"):
+    """Replaces the addresses of the Welcome: a manager joined, or one is gone."""
+
+    managers: tuple[str, ...]
+    join_addresses: tuple[str, ...]
+
+
 class Value(msgspec.Struct, frozen=True, array_like=True):
     """A secret version's value."""
 
@@ -202,7 +209,7 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 FromAgent = Hello | Ack | Resync | SigningRequest | LeaseRequest
-FromManager = Welcome | Values | Snapshot | Delta | Certificate | Lease | Wipe | Refusal
+FromManager = Welcome | Managers | Values | Snapshot | Delta | Certificate | Lease | Wipe | Refusal
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_AGENT: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
