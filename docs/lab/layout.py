@@ -12,6 +12,8 @@ from pathlib import Path
 
 MANAGERS = ("m1", "m2", "m3")
 NODES = ("node1", "node2")
+MARKER = ".strongroom-lab"
+"""Stands in a directory that a lab may empty."""
 PORTS_PER_MANAGER = 10
 DEFAULT_PORT = 17_440
 HOST = "127.0.0.1"
@@ -48,6 +50,11 @@ class Layout:
         """The unpacked etcd, the older release first: it is what Debian stable had for long."""
         found = sorted((self.repository / ".tools").glob("etcd-*/usr/bin/etcd"))
         return found[0] if found else None
+
+    @property
+    def lock(self) -> Path:
+        """Held while a lab runs; marks the state directory as the lab's."""
+        return self.state / MARKER
 
     @property
     def logs(self) -> Path:

@@ -1,7 +1,7 @@
 """Before a lab and after it: a clean place, whatever an earlier one left.
 
 Ends only processes that a lab started, unmounts only below the lab's own runtime directory, and
-removes nothing across a mount. Raises LabError when the place is not the lab's to use.
+empties only directories that bear a lab's mark. Raises LabError when a place is not a lab's.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from docs.lab.layout import Layout
+from docs.lab.layout import MARKER, Layout
 from docs.lab.processes import end_leftovers
 from docs.lab.shell import LabError
 
@@ -23,8 +23,10 @@ _TMPFS = "mode=0711,size=32m,nosuid,nodev,noexec"
 @contextmanager
 def only_lab(layout: Layout) -> Iterator[None]:
     """Hold the right to run a lab in these directories; another one is named and left alone."""
+    _refuse_strange(layout.state)
+    _refuse_strange(layout.runtime)
     layout.state.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(layout.state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -62,6 +64,7 @@ def prepare(layout: Layout, *, mounts: bool) -> None:
         if best.returncode:
             subprocess.run([*command, _TMPFS], check=True)
     layout.runtime.chmod(0o711)
+    (layout.runtime / MARKER).touch()
     layout.private.mkdir(mode=0o700)
     layout.apps.mkdir()
     layout.apps.chmod(0o755)
@@ -98,11 +101,24 @@ def unmount_below(directory: Path) -> list[str]:
     return places
 
 
+def _refuse_strange(directory: Path) -> None:
+    """Raise LabError for a directory with anything in it that no lab put there: it is emptied."""
+    if not directory.exists():
+        return
+    if directory.is_symlink() or directory.stat().st_uid not in {os.geteuid(), *_sudo_caller()}:
+        raise LabError(f"{directory} belongs to somebody else; name another directory")
+    if any(directory.iterdir()) and not (directory / MARKER).exists():
+        raise LabError(f"{directory} holds files of others, and a lab removes what is in there")
+
+
+def _sudo_caller() -> set[int]:
+    uid = os.environ.get("SUDO_UID", "")
+    return {int(uid)} if os.geteuid() == 0 and uid.isdigit() else set()
+
+
 def _remove_runtime(runtime: Path) -> None:
     if not runtime.exists():
         return
-    if runtime.is_symlink() or runtime.stat().st_uid != os.geteuid():
-        raise LabError(f"{runtime} belongs to somebody else; name another with --runtime")
     if unmount_below(runtime):
         raise LabError(f"a mount below {runtime} cannot be taken away; see /proc/mounts")
     shutil.rmtree(runtime)

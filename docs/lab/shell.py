@@ -43,19 +43,18 @@ class Shell:
         self._environment = dict(environment)
         self._cwd = cwd
 
-    def run(self, *words: str, quiet: bool = False) -> Done:
+    def run(self, *words: str) -> Done:
         """Show a command and what it prints, and raise LabError if it fails."""
-        done = self.attempt(*words, quiet=quiet)
+        done = self.attempt(*words)
         if done.code:
             raise LabError(f"`{' '.join(words[:3])}` failed with {done.code}: {done.said.strip()}")
         return done
 
-    def attempt(self, *words: str, quiet: bool = False) -> Done:
-        """Show a command and what it prints; it may fail. `quiet` leaves out the output."""
+    def attempt(self, *words: str) -> Done:
+        """Show a command and what it prints; it may fail."""
         self._narrator.command(words)
         done = self._finished(words)
-        if not quiet or done.code:
-            self._narrator.output(done.said)
+        self._narrator.output(done.said)
         return done
 
     def ask(self, *words: str) -> Any:  # noqa: ANN401  # JSON of some command

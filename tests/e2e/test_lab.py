@@ -219,6 +219,7 @@ def test_guided_lab_waits_for_its_reader_and_stays_up(place: Place) -> None:
 
 def test_busy_port_is_named_with_its_owner(place: Place) -> None:
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # an earlier lab's TIME_WAIT
         taken.bind((HOST, place.layout.third_party_port))
         taken.listen()
         done = place.run()
@@ -229,7 +230,7 @@ def test_busy_port_is_named_with_its_owner(place: Place) -> None:
 
 def test_second_lab_in_the_same_place_is_refused(place: Place) -> None:
     place.layout.state.mkdir()
-    lock = place.layout.state / "lock"
+    lock = place.layout.lock
     with subprocess.Popen(["flock", str(lock), "cat"], stdin=subprocess.PIPE) as other:
         assert other.stdin is not None
         while finished(["flock", "--nonblock", str(lock), "true"]).returncode == 0:
@@ -238,6 +239,18 @@ def test_second_lab_in_the_same_place_is_refused(place: Place) -> None:
         other.stdin.close()
     assert done.returncode == UNUSABLE
     assert "a lab runs already" in done.stderr
+
+
+@pytest.mark.parametrize("taken", ["state", "runtime"])
+def test_directory_of_others_is_left_alone(place: Place, taken: str) -> None:
+    """The lab empties its directories, so it takes none that holds anything else."""
+    others = getattr(place.layout, taken) / "logs" / "others.log"
+    others.parent.mkdir(parents=True)
+    others.touch()
+    done = place.run()
+    assert done.returncode == UNUSABLE
+    assert "holds files of others" in done.stderr
+    assert others.exists()
 
 
 @pytest.mark.parametrize(

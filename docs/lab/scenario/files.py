@@ -33,7 +33,8 @@ def _show_mount(lab: Lab) -> None:
     if lab.capabilities.means is Means.KERNEL:
         # A service gets a read-only view; the agent's own one is somewhere else.
         wanted |= {"ro"}
-    lab.narrator.observe("mount options that are missing", seen=wanted - found, expected=set())
+    missing = ", ".join(sorted(wanted - found)) or "none"
+    lab.narrator.observe("protecting mount options that are missing", seen=missing, expected="none")
     if "noswap" in found:
         lab.narrator.observe("the kernel keeps it out of swap", seen=True)
     else:
