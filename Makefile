@@ -58,8 +58,8 @@ test-fresh: ## Run the README's commands in a minimal Debian root (needs root an
 	@tools/keep_ownership.sh tools/test_fresh.sh $(ARGS)
 
 .PHONY: bench
-bench: venv tools ## Measure; prints JSON medians
-	@tools/keep_ownership.sh $(PY) tests/bench/run.py $(ARGS)
+bench: venv tools ## Measure; prints a table, writes build/bench/latest.json
+	@tools/keep_ownership.sh $(PY) -m tests.bench.run $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style, spelling, layers and the generated docs
