@@ -84,6 +84,8 @@ run_inside() {
     unshare --mount --propagation private --pid --fork --kill-child bash -euc '
         root=$1 command=$2
         shift 2
+        # Onto itself: what unshares mounts inside changes the propagation of "/", which must be one.
+        mount --bind "$root" "$root"
         mount -t proc proc "$root/proc"
         mount --rbind /sys "$root/sys"
         mount --rbind /dev "$root/dev"
