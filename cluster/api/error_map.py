@@ -4,16 +4,21 @@ FastAPI's own validation answer echoes the body, so a misspelt field would retur
 was sent: every handler here says where and what kind, never what was there.
 """
 
+from typing import Final
+
 import msgspec
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from cluster.protocol.errors import ClusterError, InternalFailure, InvalidRequest
 
 log = structlog.get_logger(__name__)
+
+CLIENT_GONE: Final = 400
 
 
 def error_response(error: ClusterError) -> Response:
@@ -40,6 +45,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ClusterError, _cluster_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -75,6 +81,11 @@ async def _http_error(_request: Request, error: Exception) -> Response:
         },
         status,
     )
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    # Nobody reads it; without it every stranger who hangs up would be an error in the log.
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
