@@ -18,6 +18,7 @@ import uvloop
 from fastapi import FastAPI
 
 from cluster.api import error_map, routes_admin
+from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
 from cluster.config import Config
 from cluster.hardening import harden
@@ -98,6 +99,7 @@ def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
     app.include_router(routes_admin.routes(life))
     config = uvicorn.Config(
         app,
+        http=BoundedHttpProtocol,
         log_config=None,
         access_log=False,
         server_header=False,

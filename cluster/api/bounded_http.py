@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 HEAD_TIMEOUT_S: Final = 10.0
 """From connecting, or from a request's first byte, to the end of its head."""
-BODY_TIMEOUT_S: Final = 30.0
+BODY_TIMEOUT_S: Final = 15.0
 """From the end of the head to the end of the body."""
 HEAD_BYTES: Final = 64 * 1024
 MESSAGE_BYTES: Final = 4 * 1024 * 1024
