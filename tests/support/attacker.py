@@ -206,10 +206,12 @@ async def _on_engine(manager: ManagerProcess, work: Callable[[EtcdEngine], Await
 # --- raw connections -----------------------------------------------------------------------------
 
 
-def tls_connection(address: str, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """Return a finished handshake with host:port."""
+def tls_connection(
+    address: str, context: ssl.SSLContext, source: str = "127.0.0.1"
+) -> ssl.SSLSocket:
+    """Return a finished handshake with host:port, coming from an address of loopback's."""
     host, _, port = address.rpartition(":")
-    plain = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+    plain = socket.create_connection((host, int(port)), PATIENCE_S, source_address=(source, 0))
     return context.wrap_socket(plain, server_hostname=host)
 
 

@@ -37,7 +37,7 @@ async def count_body(scope: Scope, receive: Receive, send: Send) -> None:
 def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serving]:
     """A listener with the shipped limits of size and short ones of time."""
     assert module.HEAD_TIMEOUT_S <= 10
-    assert module.BODY_TIMEOUT_S <= 30
+    assert module.BODY_TIMEOUT_S <= 15
     monkeypatch.setattr(module, "HEAD_TIMEOUT_S", 0.5)
     monkeypatch.setattr(module, "BODY_TIMEOUT_S", 0.5)
     factory: LoopFactory = request.param
