@@ -48,7 +48,9 @@ def cluster() -> Iterator[RunningCluster]:
         cluster.create_secret("held", b"held-value")
         cluster.create_service("red", 20_003, "held")
         yield cluster
-        failed = [line for line in cluster.managers[0].text().splitlines() if "request.failed" in line]
+        failed = [
+            line for line in cluster.managers[0].text().splitlines() if "request.failed" in line
+        ]
         assert failed == [], "a request failed inside the manager"
         assert CANARY not in cluster.managers[0].text() + cluster.agents[0].text()
 

@@ -142,6 +142,19 @@ class Insider:
 
         return asyncio.run(_on_engine(self.manager, read))
 
+    def entries(self) -> int:
+        """Return how many keys the engine holds: records and audit links."""
+
+        async def count(engine: EtcdEngine) -> int:
+            page, total = await engine.list_page(b""), 0
+            while True:
+                total += len(page.entries)
+                if not page.more:
+                    return total
+                page = await engine.list_page(b"", after=page.entries[-1].key)
+
+        return asyncio.run(_on_engine(self.manager, count))
+
     def authority(self, role: str) -> Authority:
         """Return "root", "control" or "workload"."""
         found = next(a for a in self.all(Kind.AUTHORITY, AuthorityRecord) if a.role == role)

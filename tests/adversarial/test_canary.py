@@ -1,0 +1,253 @@
+"""A known random value is created, issued, mounted and rotated; then it is searched for everywhere.
+
+Everywhere: engine files, logs, error bodies, command lines, environments, temporary directories,
+run directories, a core dump. Each search first finds what was planted beside.
+"""
+
+import base64
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cluster.system import SystemClock, SystemEntropy
+from tests.support.attacker import join_node
+from tests.support.running import (
+    Credential,
+    Process,
+    RunningCluster,
+    running_cluster,
+    wait_until,
+)
+
+NAME = "canary-name-b7"
+SERVICE = "canary-service-b7"
+
+
+def forms(value: bytes) -> set[bytes]:
+    """Return how a value may lie around: as it is, in hex, in base64 at each of its offsets."""
+    found = {value, value.hex().encode(), value.hex().upper().encode()}
+    for shift in range(3):
+        # The first and the last letters depend on the neighbours.
+        encoded = base64.b64encode(bytes(shift) + value)[4:-4]
+        found |= {encoded, encoded.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+def found_in(path: Path, needles: set[bytes]) -> bool:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return any(needle in content for needle in needles)
+
+
+def files_with(root: Path, needles: set[bytes], but: tuple[Path, ...] = ()) -> list[Path]:
+    """Return the files under `root` that hold one of the needles; mounts of services are `but`."""
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if not any(path.is_relative_to(one) for one in but)
+        and path.is_file()
+        and found_in(path, needles)
+    ]
+
+
+def processes_with(needles: set[bytes], names: tuple[str, ...]) -> list[str]:
+    """Return the entries of /proc that show one of the needles."""
+    return [
+        f"{path}"
+        for process in Path("/proc").iterdir()
+        if process.name.isdigit()
+        for path in (process / name for name in names)
+        if found_in(path, needles)
+    ]
+
+
+@dataclass
+class Stage:
+    """A cluster through which canaries went, and every error it gave on the way."""
+
+    cluster: RunningCluster
+    values: list[bytes]
+    errors: bytes = b""
+    needles: set[bytes] = field(default_factory=set)
+    started_s: float = field(default_factory=lambda: SystemClock().now().timestamp())
+
+    def processes(self) -> list[Process]:
+        return [*self.cluster.managers, *self.cluster.agents]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "etcd"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    entropy = SystemEntropy()
+    values = [b"canary-" + entropy.token(12).hex().encode() + entropy.token(8) for _ in range(3)]
+    hard = resource.getrlimit(resource.RLIMIT_CORE)
+    # What our processes inherit allows a core dump: if there is none, it is their doing.
+    resource.setrlimit(resource.RLIMIT_CORE, (hard[1], hard[1]))
+    try:
+        with running_cluster(agents=1, engine=request.param) as cluster:
+            stage = Stage(cluster, values)
+            stage.needles = set().union(*map(forms, values))
+            use(stage)
+            yield stage
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, hard)
+
+
+def use(stage: Stage) -> None:
+    """Send the values along every way they may go, those that end in an error included."""
+    cluster, (first, second, third) = stage.cluster, stage.values
+    agent = cluster.agents[0]
+    cluster.create_secret(NAME, first)
+    cluster.create_service(SERVICE, 20_003, NAME)
+    cluster.rotate(NAME, second)
+    assert agent.read(SERVICE, NAME) == second
+    node = Credential.of_node(agent.data_dir)
+    wanted = {"service": SERVICE, "secret": NAME}
+    assert cluster.call("POST", "/v1/issue", wanted, credential=node).body["value"] == second
+    stranger, _ = join_node(cluster, "stranger")
+    for path, body, credential in (
+        (f"/v1/secrets?name={NAME}", third, None),
+        ("/v1/secrets?name=-bad-", third, None),
+        ("/v1/secrets/no-such/versions", third, None),
+        (f"/v1/secrets/{NAME}/versions", third * 30_000, None),
+        (f"/v1/secrets/{NAME}/versions", third, node),
+        ("/v1/services", b'{"valeu": "' + third.hex().encode() + b'"}', None),
+        ("/v1/issue", b'{"service": "x", "secret": "' + third.hex().encode() + b'"}', stranger),
+    ):
+        answer = cluster.call("POST", path, body, credential=credential)
+        assert answer.status >= 400
+        stage.errors += repr((answer.body, answer.headers)).encode()
+    # A command reads the value from its standard input, and an agent restarts with it mounted.
+    agent.kill()
+    agent.start()
+    wait_until(lambda: cluster.node("n1")["state"] == "ready", "the agent is back")
+    assert agent.read(SERVICE, NAME) == second
+
+
+def mounts(stage: Stage) -> tuple[Path, ...]:
+    return tuple(agent.run_dir / "secrets" for agent in stage.cluster.agents)
+
+
+@pytest.mark.threat("T-01")
+def test_engine_files_hold_no_value_and_no_name(stage: Stage) -> None:
+    """Log, snapshots and files of the engine, and the seal file, while it runs."""
+    needles = stage.needles | {NAME.encode(), SERVICE.encode(), b"20003"}
+    for manager in stage.cluster.managers:
+        data = manager.base / "data"
+        planted = data / "engine" / "planted"
+        planted.write_bytes(b"\x00" * 99 + base64.b64encode(b"x" + stage.values[0]) + b"\x00")
+        assert files_with(data, needles) == [planted]
+        planted.unlink()
+        assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) > 10_000
+
+
+@pytest.mark.threat("T-18")
+def test_no_file_holds_a_value(stage: Stage) -> None:
+    """Data, run and temporary directories and logs of every process; the mount alone has it."""
+    base = stage.cluster.base
+    own = mounts(stage)
+    assert files_with(base, stage.needles, but=own) == []
+    # The control: without the exception for the mounts the same search finds the file.
+    assert {path.name for path in files_with(own[0], stage.needles)} == {NAME}
+    planted = base / "planted.log"
+    planted.write_bytes(b"x" * 5 + stage.values[1].hex().encode())
+    assert files_with(base, stage.needles, but=own) == [planted]
+    planted.unlink()
+
+
+@pytest.mark.threat("T-18")
+def test_no_temporary_file_holds_a_value(stage: Stage) -> None:
+    """The usual places for what a program puts down for a moment."""
+    elsewhere = (stage.cluster.base,)
+    for place in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):  # searched, not used
+        recent = [
+            path
+            for path in place.rglob("*")
+            if not any(path.is_relative_to(one) for one in elsewhere)
+            and _is_file_since(path, stage.started_s)
+        ]
+        assert [path for path in recent if found_in(path, stage.needles)] == []
+
+
+def _is_file_since(path: Path, started_s: float) -> bool:
+    try:
+        return path.is_file() and path.stat().st_mtime >= started_s
+    except OSError:
+        return False
+
+
+@pytest.mark.threat("T-18")
+def test_no_error_holds_a_value(stage: Stage) -> None:
+    assert len(stage.errors) > 500
+    assert [needle for needle in stage.needles if needle in stage.errors] == []
+    assert repr(stage.values[2]).encode()[2:-1] not in stage.errors
+
+
+@pytest.mark.threat("T-18")
+def test_no_command_line_and_no_environment_holds_a_value(stage: Stage) -> None:
+    planted = {**os.environ, "PLANTED": stage.values[0].hex()}
+    command = [sys.executable, "-c", "import time; time.sleep(60)", stage.values[1].hex()]
+    with subprocess.Popen(command, env=planted) as careless:
+        try:
+            wait_until(
+                lambda: len(processes_with(stage.needles, ("cmdline", "environ"))) == 2,
+                "the planted values are found, and nothing else",
+            )
+            shown = processes_with(stage.needles, ("cmdline", "environ"))
+        finally:
+            careless.kill()
+    assert {Path(path).parent.name for path in shown} == {str(careless.pid)}
+
+
+# Last: it ends the processes.
+@pytest.mark.threat("T-18")
+@pytest.mark.threat("T-29")
+def test_crash_leaves_no_core_dump(stage: Stage, tmp_path: Path) -> None:
+    """Aborted with the limit raised by their parent; a plain Python in the same place dumps."""
+    dumped = crash_of_a_plain_process(tmp_path)
+    for process in stage.processes():
+        assert dumpable_limit(process.pid) == 0
+        assert Path(f"/proc/{process.pid}").stat().st_uid == 0
+        cwd = Path(f"/proc/{process.pid}/cwd").resolve()
+        before = set(cwd.iterdir()) | set(dumped)
+        os.kill(process.pid, signal.SIGABRT)
+        assert process.child is not None
+        status = process.child.wait(30)
+        assert status == -signal.SIGABRT
+        places = {cwd, *(path.parent for path in dumped)}
+        new = {path for place in places for path in place.iterdir()} - before
+        assert [path for path in new if found_in(path, stage.needles)] == []
+        assert [path for path in new if path.name.startswith("core")] == []
+    own = mounts(stage)
+    assert files_with(stage.cluster.base, stage.needles, but=own) == []
+
+
+def dumpable_limit(pid: int) -> int:
+    """Return the soft limit of core size of a process."""
+    for line in Path(f"/proc/{pid}/limits").read_text().splitlines():
+        if line.startswith("Max core file size"):
+            soft = line.split()[4]
+            return -1 if soft == "unlimited" else int(soft)
+    raise AssertionError("no such limit")
+
+
+def crash_of_a_plain_process(directory: Path) -> list[Path]:
+    """Return the core files that an unhardened process leaves where the kernel writes files."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    script = "import os; os.abort()"
+    crashed = subprocess.Popen([sys.executable, "-c", script], cwd=directory)
+    assert dumpable_limit(crashed.pid) != 0
+    assert crashed.wait() == -signal.SIGABRT
+    if pattern.startswith("|"):
+        return []  # a helper takes it; the processes' own limits are what is checked then
+    place = Path(pattern).parent if pattern.startswith("/") else directory
+    wait_until(lambda: any(place.glob("core*")), "a core file", patience_s=30)
+    return sorted(place.glob("core*"))
