@@ -1,0 +1,325 @@
+"""The mixed workload: chains of rotations and compare-and-sets, creations and removals, labels,
+drains, and issues by nodes, from several clients at once, drawn by the seed.
+
+What a value holds names the secret and the write, so that whatever turns up anywhere can be traced.
+"""
+
+import random
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from tests.faults.client import Answered, Client, Newest
+from tests.faults.cluster import FaultCluster
+from tests.faults.history import History, Operation
+from tests.support.running import Credential
+
+CHAIN_SECRETS: Final = ("s0", "s1", "s2", "s3")
+CHURN_SECRETS: Final = ("c0", "c1")
+FIXED_SERVICES: Final = ("v0", "v1", "v2")
+CHURN_SERVICES: Final = ("w0", "w1")
+UIDS: Final = {
+    name: 31_000 + number for number, name in enumerate((*FIXED_SERVICES, *CHURN_SERVICES))
+}
+LONGEST: Final = 3000
+READER_S: Final = 30.0
+
+
+def key_of(kind: str, name: str) -> str:
+    """Return an operation's key."""
+    return f"{kind}:{name}"
+
+
+@dataclass(slots=True)
+class Workload:
+    """The clients and what they know."""
+
+    cluster: FaultCluster
+    seed: int
+    clients: int = 6
+    history: History = field(default_factory=History)
+    newest: Newest = field(default_factory=Newest)
+    began: float = field(default_factory=time.monotonic)
+    values: dict[str, tuple[str, int | None]] = field(default_factory=dict)
+    """Mark of a value -> secret name and, once acknowledged, version."""
+    service_names: dict[str, str] = field(default_factory=dict)
+    """Service id -> name, for every service that was ever acknowledged."""
+    failures: list[str] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _operator: ssl.SSLContext | None = None
+    _nodes: dict[str, tuple[float, ssl.SSLContext]] = field(default_factory=dict)
+
+    def client(self, name: str, gives_up: float = 0.1) -> Client:
+        """Return a client whose draws follow from the seed and its name."""
+        return Client(
+            name=name,
+            history=self.history,
+            newest=self.newest,
+            random=random.Random(f"{self.seed}/{name}"),
+            context=self._context,
+            endpoints=lambda: [one.api for one in self.cluster.managers],
+            began=self.began,
+            gives_up=gives_up,
+        )
+
+    def _context(self) -> ssl.SSLContext:
+        if self._operator is None:
+            assert self.cluster.operator is not None
+            self._operator = self.cluster.operator.context()
+        return self._operator
+
+    def prepare(self) -> None:
+        """Make what the whole run works on."""
+        user = Actions(self, self.client("prepare", gives_up=0))
+        for secret in CHAIN_SECRETS:
+            user.create_secret(secret)
+        for service in FIXED_SERVICES:
+            user.create_service(service)
+
+    def start(self) -> None:
+        """Start the clients."""
+        for number in range(self.clients):
+            thread = threading.Thread(target=self._run, args=(f"client{number}",), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """Let the clients finish what they do."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def read_all(self) -> None:
+        """Read every key once more, at rest: what was acknowledged must be there."""
+        user = Actions(self, self.client("final", gives_up=0))
+        for _ in range(2):
+            for secret in (*CHAIN_SECRETS, *CHURN_SECRETS):
+                user.read_secret(secret)
+            for service in (*FIXED_SERVICES, *CHURN_SERVICES):
+                user.read_service(service)
+            for agent in self.cluster.agents:
+                user.read_node(agent.name)
+
+    def node_context(self, name: str) -> ssl.SSLContext:
+        """Return the TLS context of a node's own certificate, read anew every now and then."""
+        found = self._nodes.get(name)
+        if found is None or time.monotonic() - found[0] > READER_S:
+            agent = next(one for one in self.cluster.agents if one.name == name)
+            found = (time.monotonic(), Credential.of_node(agent.data_dir).context())
+            self._nodes[name] = found
+        return found[1]
+
+    def _run(self, name: str) -> None:
+        client = self.client(name)
+        user = Actions(self, client)
+        try:
+            while not self._stop.is_set():
+                user.act()
+                time.sleep(client.random.uniform(0, 0.06))
+        except Exception as error:  # a broken client would make a run that proves nothing
+            self.failures.append(f"{name} broke: {type(error).__name__}: {error}")
+            raise
+
+
+@dataclass(slots=True)
+class Actions:
+    """What one client does."""
+
+    workload: Workload
+    client: Client
+
+    def act(self) -> None:
+        """Do one thing, drawn at random."""
+        draw = self.client.random
+        action, pool = draw.choices(
+            [
+                (self.rotate, CHAIN_SECRETS),
+                (self.read_secret, (*CHAIN_SECRETS, *CHURN_SECRETS)),
+                (self.issue, FIXED_SERVICES),
+                (self.churn_secret, CHURN_SECRETS),
+                (self.update_service, FIXED_SERVICES),
+                (self.read_service, (*FIXED_SERVICES, *CHURN_SERVICES)),
+                (self.roll_back, FIXED_SERVICES),
+                (self.churn_service, CHURN_SERVICES),
+                (self.label_node, tuple(agent.name for agent in self.workload.cluster.agents)),
+                (self.read_node, tuple(agent.name for agent in self.workload.cluster.agents)),
+                (self.drain_node, tuple(agent.name for agent in self.workload.cluster.agents)),
+            ],
+            weights=[24, 14, 16, 8, 14, 10, 3, 6, 6, 4, 2],
+        )[0]
+        if pool:
+            action(draw.choice(pool))
+
+    # --- secrets ---
+
+    def _value(self, secret: str) -> tuple[str, bytes]:
+        mark = f"{secret}-{self.client.random.randbytes(8).hex()}"
+        self.workload.values[mark] = (secret, None)
+        padding = self.client.random.randbytes(self.client.random.randrange(LONGEST))
+        return mark, mark.encode() + b"\n" + padding + b"\nend"
+
+    def create_secret(self, name: str) -> None:
+        """Create a secret."""
+        mark, value = self._value(name)
+        operation = Operation(0, "", key_of("secret", name), "create", mark)
+        answer = self.client.run(operation, "POST", f"/v1/secrets?name={name}", value, _version)
+        self._numbered(mark, name, answer)
+
+    def rotate(self, name: str) -> None:
+        """Rotate a secret."""
+        mark, value = self._value(name)
+        operation = Operation(0, "", key_of("secret", name), "rotate", mark)
+        path = f"/v1/secrets/{name}/versions"
+        self._numbered(mark, name, self.client.run(operation, "POST", path, value, _version))
+
+    def _numbered(self, mark: str, name: str, answer: Answered | None) -> None:
+        if answer is not None and answer.status < 300:
+            self.workload.values[mark] = (name, int(answer.body["version"]))
+
+    def read_secret(self, name: str) -> None:
+        """Read a secret's newest version number."""
+        operation = Operation(0, "", key_of("secret", name), "read")
+        self.client.run(operation, "GET", f"/v1/secrets/{name}", None, _newest_version)
+
+    def churn_secret(self, name: str) -> None:
+        """Create, rotate or remove a secret that nothing refers to."""
+        draw = self.client.random.random()
+        if draw < 0.4:
+            self.create_secret(name)
+        elif draw < 0.7:
+            self.rotate(name)
+        else:
+            operation = Operation(0, "", key_of("secret", name), "remove")
+            self.client.run(operation, "DELETE", f"/v1/secrets/{name}")
+
+    def issue(self, service: str) -> None:
+        """Ask as a node for a secret of a service that may be placed on it."""
+        agent = self.client.random.choice(self.workload.cluster.agents)
+        secret = self.client.random.choice(references_of(service))
+        operation = Operation(0, "", key_of("secret", secret), "issue", agent.name)
+        node = replace_context(self.client, self.workload, agent.name)
+        body = {"service": service, "secret": secret}
+        node.run(operation, "POST", "/v1/issue", body, _issued)
+
+    # --- services ---
+
+    def create_service(self, name: str) -> None:
+        """Create a service."""
+        tag = self._tag()
+        operation = Operation(0, "", key_of("service", name), "create", tag)
+        answer = self.client.run(operation, "POST", "/v1/services", draft(name, tag), _spec_number)
+        if answer is not None and answer.status < 300:
+            self.workload.service_names[answer.body["id"]] = name
+
+    def update_service(self, name: str) -> None:
+        """Give a service another tag, mostly only if it is still what was read."""
+        answer = self.read_service(name)
+        expected = None
+        if answer is not None and answer.status == 200 and self.client.random.random() < 0.8:
+            expected = int(answer.body["spec_number"])
+        tag = self._tag()
+        operation = Operation(0, "", key_of("service", name), "update", tag, expected)
+        body = {"spec": draft(name, tag), "expected_spec_number": expected}
+        self.client.run(operation, "PUT", f"/v1/services/{name}", body, _spec_number)
+
+    def roll_back(self, name: str) -> None:
+        """Swap a service's spec with the one before."""
+        operation = Operation(0, "", key_of("service", name), "rollback")
+        self.client.run(operation, "POST", f"/v1/services/{name}/rollback", {}, _spec_number)
+
+    def read_service(self, name: str) -> Answered | None:
+        """Read a service."""
+        operation = Operation(0, "", key_of("service", name), "read")
+        return self.client.run(operation, "GET", f"/v1/services/{name}", None, _service)
+
+    def churn_service(self, name: str) -> None:
+        """Create or remove a service."""
+        if self.client.random.random() < 0.5:
+            self.create_service(name)
+        else:
+            operation = Operation(0, "", key_of("service", name), "remove")
+            self.client.run(operation, "DELETE", f"/v1/services/{name}")
+
+    # --- nodes ---
+
+    def label_node(self, name: str) -> None:
+        """Write a node's label."""
+        tag = self._tag()
+        operation = Operation(0, "", key_of("node", name), "assign", tag)
+        self.client.run(operation, "PATCH", f"/v1/nodes/{name}", {"add_labels": {"tag": tag}})
+
+    def read_node(self, name: str) -> None:
+        """Read a node's label."""
+        operation = Operation(0, "", key_of("node", name), "read")
+        self.client.run(operation, "GET", f"/v1/nodes/{name}", None, _label)
+
+    def drain_node(self, name: str) -> None:
+        """Drain a node, or give it back."""
+        state = self.client.random.choice(["drain", "active", "active"])
+        operation = Operation(0, "", key_of("availability", name), "assign", state)
+        self.client.run(operation, "PATCH", f"/v1/nodes/{name}", {"availability": state})
+
+    def _tag(self) -> str:
+        return f"t{self.client.random.randbytes(6).hex()}"
+
+
+def references_of(service: str) -> tuple[str, ...]:
+    """Return the secrets of a service."""
+    number = int(service[1:])
+    return (CHAIN_SECRETS[number], CHAIN_SECRETS[(number + 1) % len(CHAIN_SECRETS)])
+
+
+def draft(name: str, tag: str) -> dict[str, Any]:
+    """Return a service's draft."""
+    return {
+        "name": name,
+        "uid": UIDS[name],
+        "gid": UIDS[name],
+        "replicas": 2,
+        "labels": {"tag": tag},
+        "references": [{"source": source} for source in references_of(name)],
+    }
+
+
+def replace_context(client: Client, workload: Workload, node: str) -> Client:
+    """Return `client` with a node's certificate; its draws go on."""
+    return replace(client, context=lambda: workload.node_context(node))
+
+
+def mark_of(content: bytes) -> str:
+    """Return the mark of a value that is whole; empty for one that is not."""
+    head, _, rest = content.partition(b"\n")
+    return head.decode(errors="replace") if rest.endswith(b"\nend") else ""
+
+
+def _result(number: int | None, value: str = "") -> Operation:
+    return Operation(0, "", "", "read", result=number, value=value)
+
+
+def _version(answer: Answered) -> Operation:
+    return _result(int(answer.body["version"]))
+
+
+def _newest_version(answer: Answered) -> Operation:
+    return _result(max(int(version["number"]) for version in answer.body["versions"]))
+
+
+def _spec_number(answer: Answered) -> Operation:
+    return _result(int(answer.body.get("spec_number", 1)))
+
+
+def _service(answer: Answered) -> Operation:
+    labels: Mapping[str, str] = answer.body["spec"]["labels"]
+    return _result(int(answer.body["spec_number"]), labels["tag"])
+
+
+def _label(answer: Answered) -> Operation:
+    return _result(0, answer.body["labels"].get("tag", ""))
+
+
+def _issued(answer: Answered) -> Operation:
+    return _result(int(answer.headers["strongroom-version"]), mark_of(answer.content))
