@@ -22,6 +22,7 @@ from cluster.engine.etcd_member import (
     check_version,
     find_etcd,
 )
+from cluster.engine.etcd_peers import fetch_voters
 from cluster.engine.seam import Engine
 from cluster.engine.sqlite import SqliteEngine
 from cluster.pki.ca import Authority, issue_engine_certificate
@@ -45,9 +46,20 @@ class StartedEngine:
 
     async def reachable(self) -> tuple[int, int]:
         """Return how many voters' peer listeners answer, and how many voters there are."""
-        voters = [m for m in (await self.engine.status()).members if not m.is_learner]
-        answers = await asyncio.gather(*(_answers(member.peer_address) for member in voters))
+        voters = await self._voters()
+        answers = await asyncio.gather(*(_answers(address) for address in voters))
         return sum(answers), len(voters)
+
+    async def _voters(self) -> tuple[str, ...]:
+        if self.member is None:
+            return ()
+        settings = self.member.settings
+        return await asyncio.to_thread(
+            fetch_voters,
+            settings.peer_advertise,
+            settings.peer_pem,
+            await asyncio.to_thread(settings.peer_ca_pem.read_bytes),
+        )
 
     async def stop(self) -> None:
         """Close the engine and end its member."""

@@ -1,0 +1,44 @@
+"""Who a member's peers are, asked of its peer listener: without a quorum etcd serves no client.
+
+Owns that one question. A member's own view may be old; it serves to tell a person how many managers
+are still missing, and decides nothing. Source: etcd's `/members` handler of the peer listener.
+"""
+
+import http.client
+import json
+import ssl
+from pathlib import Path
+
+from cluster.protocol.errors import Unavailable
+
+TIMEOUT_S = 2.0
+ANSWER_LIMIT = 1_000_000
+_OK = 200
+
+
+def fetch_voters(peer_address: str, identity_pem: Path, ca_pem: bytes) -> tuple[str, ...]:
+    """Return host:port of every voter that the member at `peer_address` knows. Blocking.
+
+    `identity_pem`: certificate and key of the engine's own authority. Raises Unavailable.
+    """
+    host, _, port = peer_address.rpartition(":")
+    context = ssl.create_default_context(cadata=ca_pem.decode("ascii"))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # what etcd's older releases speak
+    context.load_cert_chain(identity_pem)
+    connection = http.client.HTTPSConnection(
+        host.strip("[]"), int(port), timeout=TIMEOUT_S, context=context
+    )
+    try:
+        connection.request("GET", "/members")
+        answer = connection.getresponse()
+        content = answer.read(ANSWER_LIMIT)
+        members = json.loads(content) if answer.status == _OK else {}
+        return tuple(
+            str(member["peerURLs"][0]).removeprefix("https://")
+            for member in members
+            if not member.get("isLearner")
+        )
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        raise Unavailable("the storage engine does not answer; see the manager's log") from None
+    finally:
+        connection.close()
