@@ -40,9 +40,10 @@ def warn(message: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line of the result."""
+    """Print a line of the result, at once: what is waited for shows in a log or a pipe too."""
     clear_progress()
     sys.stdout.write(f"{printable(line)}\n")
+    sys.stdout.flush()
 
 
 def show_progress(line: str) -> None:
