@@ -4,6 +4,7 @@ Nothing else in the package reads a configuration file, and nothing reads the en
 Reference: docs/reference/config.md.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +18,10 @@ from cluster.protocol.ids import check_name
 DEFAULT_DATA_DIR: Final = Path("/var/lib/strongroom")
 DEFAULT_RUN_DIR: Final = Path("/run/strongroom")
 MAX_PORT: Final = 65_535
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+")
+_ADDRESS: Final = re.compile(
+    rf"(?:(?P<host>{_HOST.pattern})|\[(?P<v6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +37,11 @@ class Address:
     @classmethod
     def parse(cls, text: str, default_port: int) -> "Address":
         """Return the address in `HOST[:PORT]`; an IPv6 host stands in brackets."""
-        host, port = text, str(default_port)
-        if text.startswith("["):
-            host, _, rest = text[1:].partition("]")
-            port = rest.removeprefix(":") or port
-        elif text.count(":") == 1:
-            host, port = text.split(":")
-        if not host or not (port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
-            raise InvalidRequest("an address reads HOST or HOST:PORT")
-        return cls(host, int(port))
+        found = _ADDRESS.fullmatch(text)
+        port = int(found["port"] or default_port) if found else 0
+        if found is None or not 0 < port <= MAX_PORT:
+            raise InvalidRequest("an address reads HOST or HOST:PORT, with IPv6 in brackets")
+        return cls(found["host"] or found["v6"], port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,18 @@ def _read(path: Path) -> dict[str, str]:
     return content
 
 
+def _host(text: str) -> str:
+    """Return a host name or an IP address; an IPv6 address may stand in brackets."""
+    try:
+        return str(IPv6Address(text.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        if _HOST.fullmatch(text) is None:
+            raise InvalidRequest(
+                "advertise is a host; its ports are those of the listeners"
+            ) from None
+        return text
+
+
 def _parsed(key: str, value: str) -> object:
     if key in _PORTS:
         return Address.parse(value, _PORTS[key])
@@ -148,6 +161,8 @@ def _parsed(key: str, value: str) -> object:
         return Path(value)
     if key == "name":
         return check_name(value)
+    if key == "advertise":
+        return _host(value)
     if key == "log_format" and value not in {"json", "text"}:
         raise InvalidRequest("log_format is json or text")
     return value

@@ -11,9 +11,9 @@ DESIGN 4 and 5, ADR 0010.
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -28,7 +28,7 @@ from cluster.engine_start import (
     start_engine,
 )
 from cluster.founding import Founder
-from cluster.joining import Joiner
+from cluster.joining import Admitted, Joiner
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -122,7 +122,8 @@ class Lifecycle:
             )
             kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
             mark = self.config.data_dir / FOUNDING_MARK
-            await asyncio.to_thread(_begin_founding, self.config, mark)
+            await asyncio.to_thread(_remove_unfounded, self.config)
+            mark.touch(mode=0o600)
             started = await start_engine(
                 self.config, kind, founding.contents, self.clock, self.entropy
             )
@@ -151,6 +152,9 @@ class Lifecycle:
         async with self._moving:
             if self.state not in {State.EMPTY, State.LOCKED}:
                 raise Conflict("this manager is part of a cluster already")
+            if not self.config.seal_file.exists():
+                self._require_no_engine_data()
+                await asyncio.to_thread(_remove_unfounded, self.config)
             joiner = Joiner(self.config, self.entropy)
             yield Step("asking to be let in")
             admitted = await asyncio.to_thread(joiner.ask, token, unlock_key, request.managers)
@@ -167,13 +171,7 @@ class Lifecycle:
             )
             try:
                 yield Step("catching up")
-                async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
-                    while True:
-                        try:
-                            await asyncio.to_thread(joiner.call, admitted, "/v1/managers/promote")
-                            break
-                        except Unavailable:
-                            await asyncio.sleep(QUORUM_LOOK_S)
+                await _promoted(joiner, admitted)
                 contents = await asyncio.to_thread(joiner.complete, admitted)
             except BaseException:
                 await started.stop()
@@ -209,7 +207,9 @@ class Lifecycle:
             "unlocks_by_itself": self.config.unlock_key_file is not None,
         }
         if self._unlocked is not None and self.state is State.SERVING:
-            own["cluster"] = await self._unlocked.status.summary()
+            # What is poisoned cannot be counted; `reason` names it.
+            with contextlib.suppress(IntegrityError):
+                own["cluster"] = await self._unlocked.status.summary()
         return own
 
     async def renew_operator(self, request: RenewRequest) -> dict[str, object]:
@@ -244,10 +244,13 @@ class Lifecycle:
     # --- moving on ---
 
     def _require_empty(self) -> None:
-        if self.state is not State.EMPTY:
+        if self.state is not State.EMPTY or self.config.seal_file.exists():
             raise AlreadyExists(
                 "this manager has been initialised; a new cluster needs an empty data directory"
             )
+        self._require_no_engine_data()
+
+    def _require_no_engine_data(self) -> None:
         mark = self.config.data_dir / FOUNDING_MARK
         if has_engine_data(self.config) and not mark.exists():
             raise AlreadyExists(
@@ -265,6 +268,9 @@ class Lifecycle:
             if self.state is not State.LOCKED:
                 return
             contents, seal_key = await asyncio.to_thread(open_seal_file, self.config.seal_file, key)
+            # Left by a founding that was cut short after the seal file: it would let a later `init`
+            # wipe a cluster whose seal file was lost.
+            (self.config.data_dir / FOUNDING_MARK).unlink(missing_ok=True)
             if contents.pending:
                 raise Conflict("this manager's join is not complete; run `strongroom join` again")
             self._step = "starting the engine"
@@ -376,14 +382,34 @@ class Lifecycle:
             await asyncio.gather(self._running, return_exceptions=True)
         if self._started is not None:
             await self._started.stop()
+        for bound in self._sockets:
+            bound.close()
 
 
-def _begin_founding(config: Config, mark: Path) -> None:
+def _remove_unfounded(config: Config) -> None:
     """Remove what an interrupted founding left: nothing of it was ever acknowledged."""
-    if mark.exists() and config.engine_dir.exists():
-        for path in sorted(config.engine_dir.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-    mark.touch(mode=0o600)
+    mark = config.data_dir / FOUNDING_MARK
+    if mark.exists():
+        if config.engine_dir.exists():
+            shutil.rmtree(config.engine_dir)
+        mark.unlink()
+
+
+async def _promoted(joiner: Joiner, admitted: Admitted) -> None:
+    """Return once this manager's member is a voter."""
+    try:
+        async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
+            while True:
+                try:
+                    await asyncio.to_thread(joiner.call, admitted, "/v1/managers/promote")
+                except Unavailable:
+                    await asyncio.sleep(QUORUM_LOOK_S)
+                else:
+                    return
+    except TimeoutError:
+        raise Unavailable(
+            "this manager's member did not catch up; run `strongroom join` again"
+        ) from None
 
 
 def _initial_cluster(members: dict[str, object]) -> dict[str, str]:
