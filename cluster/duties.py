@@ -1,5 +1,5 @@
-"""Duties that one manager at a time performs: placement, and finding out which nodes went down with
-their manager.
+"""Duties that one manager at a time performs: placement, finding out which nodes went down with
+their manager, and keeping the audit from filling the store.
 
 Whoever holds the duty puts its guard into every write, so a holder that was replaced (paused,
 partitioned) cannot write. Everyone also keeps a sign of life as a campaign of its own: its
@@ -13,12 +13,14 @@ from typing import Final
 
 import structlog
 
+from cluster.control.audit_duty import AuditDuty
 from cluster.control.placement_duty import PlacementDuty
 from cluster.control.policy import Principal
 from cluster.dispatcher.presence import mark_down
 from cluster.engine.seam import Compare, Engine, Leadership
 from cluster.protocol.errors import ClusterError, IntegrityError
 from cluster.protocol.ids import ManagerId, NodeId
+from cluster.store.audit_trim import AuditTrim
 from cluster.store.records import NodeState
 from cluster.store.sealed_store import SealedStore
 from cluster.system import Clock
@@ -43,6 +45,8 @@ class Duties:
     principal: Principal
     clock: Clock
     manager_id: ManagerId
+    trim: AuditTrim | None = None
+    """Trims the audit; None where no directory takes the exports."""
     _alive: frozenset[ManagerId] = frozenset()
     _orphaned_since: dict[NodeId, float] = field(default_factory=dict)
 
@@ -95,6 +99,7 @@ class Duties:
             asyncio.create_task(placement.run(), name="placement"),
             asyncio.create_task(self._watch_orphans(guard), name="orphans"),
             asyncio.create_task(leadership.lost(), name="duty"),
+            *self._audit_tasks(guard),
         )
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -104,6 +109,12 @@ class Duties:
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
+
+    def _audit_tasks(self, guard: Compare) -> tuple[asyncio.Task[None], ...]:
+        if self.trim is None:
+            return ()
+        duty = AuditDuty(self.trim, self.clock, self.principal, (guard,))
+        return (asyncio.create_task(duty.run(), name="audit"),)
 
     async def _watch_orphans(self, guard: Compare) -> None:
         while True:

@@ -42,6 +42,7 @@ from cluster.protocol.identity import SpiffeId
 from cluster.protocol.ids import NodeId
 from cluster.seal.unlock import SealFileContents, SealKey
 from cluster.status import ClusterStatus
+from cluster.store.audit_trim import AuditTrim
 from cluster.store.records import Kind, NodeRecord, OperatorRecord
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import ViewChange
@@ -117,7 +118,12 @@ class UnlockedManager:
         await certificate.ensure_fresh()
         registry = ConnectionRegistry(self.contents.trust_domain, self.clock)
         self._watch_changes(registry)
-        duties = Duties(self.started.engine, self.store, cases.own, self.clock, cases.manager_id)
+        trim = AuditTrim(
+            self.store, self.clock, self.entropy, self.config.data_dir / "audit", cases.manager_id
+        )
+        duties = Duties(
+            self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim
+        )
         api = self._listener(
             self._limited(self._api(), API_RATE, API_CONCURRENCY, _body_limit),
             registry,

@@ -17,7 +17,7 @@ from cluster.control.node_states import NodeStates
 from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
 from cluster.control.rollouts import Facts, advanced, facts_of
-from cluster.control.sweep import overdue
+from cluster.control.sweep import STEPS_PER_WRITE, overdue
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
 from cluster.protocol.ids import ManagerId, ServiceId
 from cluster.store.records import (
@@ -219,7 +219,11 @@ class PlacementDuty:
         steps = overdue(self._store.view, self._now_s(), grace_s)
         if steps:
             await self._commit(steps, Action.RECORD_SWEEP)
-        self._next_sweep_s = self._clock.monotonic_s() + SWEEP.total_seconds()
+        if len(steps) >= STEPS_PER_WRITE:
+            # More is overdue: the next round goes on at once, after it has looked at the rest.
+            self._changed.set()
+        else:
+            self._next_sweep_s = self._clock.monotonic_s() + SWEEP.total_seconds()
 
     async def _commit(self, steps: Sequence[Step], action: Action, detail: str = "") -> None:
         resource = Resource(action.value.partition(".")[0])

@@ -78,6 +78,8 @@ class Action(StrEnum):
     ROLLOUT_UPDATE = "rollout.update"
     RECORD_SWEEP = "record.sweep"
     CLUSTER_ALIVE = "cluster.alive"
+    AUDIT_TRIM = "audit.trim"
+    KEY_DROP = "key.drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,8 @@ _DUTIES = (
     Action.ROLLOUT_UPDATE,
     Action.RECORD_SWEEP,
     Action.CLUSTER_ALIVE,
+    Action.AUDIT_TRIM,
+    Action.KEY_DROP,
 )
 _BY_PROOF = (
     # Open to everyone: a token or an old key, checked by `enrolment`, is what admits.

@@ -6,12 +6,14 @@ summary entry per window. Nothing here decides anything. Source: DESIGN 5.
 """
 
 import asyncio
+import contextlib
+from collections.abc import Iterable
 from datetime import timedelta
 
 import msgspec
 import structlog
 
-from cluster.protocol.errors import Unavailable
+from cluster.protocol.errors import ClusterError, Unavailable
 from cluster.store.records import AuditEntry
 from cluster.store.sealed_store import SealedStore
 from cluster.store.steps import Write
@@ -23,6 +25,8 @@ WINDOW = timedelta(seconds=10)
 TABLE_SIZE = 256
 """Different refusals held at once; more are only counted."""
 ENTRIES_PER_MINUTE = 60
+LAST_FLUSH_S = 2.0
+"""What a manager that stops waits for its last refusals to be on record."""
 SUMMARY_CALLER = "many"
 SUMMARY_ACTION = "refusals.summary"
 
@@ -72,14 +76,26 @@ class Refusals:
             await store.commit(Write(steps=(), audit=entries))
         except Unavailable as error:
             log.warning("refusals.delayed", entries=len(entries), code=error.code)
-            for entry in entries:
-                self.note(entry)
+            self._note_again(entries)
+        except asyncio.CancelledError:
+            # Whether it was committed is not known: twice on record is better than not at all.
+            self._note_again(entries)
+            raise
 
     async def run(self, store: SealedStore) -> None:
-        """Flush once a window, until cancelled."""
-        while True:
-            await asyncio.sleep(WINDOW.total_seconds())
-            await self.flush(store)
+        """Flush once a window, until cancelled, and once more then."""
+        try:
+            while True:
+                await asyncio.sleep(WINDOW.total_seconds())
+                await self.flush(store)
+        finally:
+            with contextlib.suppress(TimeoutError, ClusterError):
+                async with asyncio.timeout(LAST_FLUSH_S):
+                    await self.flush(store)
+
+    def _note_again(self, entries: Iterable[AuditEntry]) -> None:
+        for entry in entries:
+            self.note(entry)
 
     def _allowance(self) -> int:
         now_s = self._clock.monotonic_s()

@@ -32,7 +32,8 @@ from cluster.system import Clock
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 """What an answer is made of; never a value."""
 
-REQUEST_TTL: Final = timedelta(hours=1)
+REQUEST_TTL: Final = timedelta(minutes=10)
+"""How long an answer is kept; a client that gets none resends for a minute."""
 
 
 @dataclass(frozen=True, slots=True)

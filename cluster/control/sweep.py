@@ -4,6 +4,7 @@ Pure: returns the steps, in pieces small enough for one transaction.
 """
 
 from collections.abc import Iterator
+from heapq import nsmallest
 from itertools import islice
 from typing import Final
 
@@ -14,6 +15,7 @@ from cluster.store.records import (
     Kind,
     ManagerState,
     NodeRecord,
+    RequestRecord,
     name_id,
 )
 from cluster.store.steps import Remove, Replace, Step
@@ -24,13 +26,17 @@ TOKEN_KEPT_S: Final = 3_600.0
 """After its end a token is kept for as long as a repeated join may ask for its reply."""
 
 
+MAX_REQUESTS: Final = 100_000
+"""Answers kept for resends; above it the oldest go before their time."""
+
+
 def overdue(view: View, now_s: float, return_grace_s: float) -> list[Step]:
     """Return the steps that remove what is over at `now_s`, at most `STEPS_PER_WRITE`."""
     return list(islice(_overdue(view, now_s, return_grace_s), STEPS_PER_WRITE))
 
 
 def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
-    yield from (Remove(s) for s in view.requests.values() if s.record.expires_at <= now_s)
+    yield from (Remove(stored) for stored in _requests(view, now_s))
     for token in view.join_tokens.values():
         if token.record.expires_at + TOKEN_KEPT_S <= now_s:
             yield Remove(token)
@@ -38,6 +44,18 @@ def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
     yield from _joins(view, now_s)
     yield from _evicted(view, now_s, return_grace_s)
     yield from _statuses(view)
+
+
+def _requests(view: View, now_s: float) -> Iterator[Stored[RequestRecord]]:
+    kept = []
+    for stored in view.requests.values():
+        if stored.record.expires_at <= now_s:
+            yield stored
+        else:
+            kept.append(stored)
+    surplus = min(len(kept) - MAX_REQUESTS, STEPS_PER_WRITE)
+    if surplus > 0:
+        yield from nsmallest(surplus, kept, key=lambda stored: stored.record.expires_at)
 
 
 def _joins(view: View, now_s: float) -> Iterator[Step]:

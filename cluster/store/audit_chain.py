@@ -21,6 +21,7 @@ from cluster.store.records import (
     AuditEntry,
     AuditRecord,
     AuditStreamRecord,
+    TrimmedHead,
     audit_stream,
     decode_audit,
     encode,
@@ -81,6 +82,11 @@ class ChainHead:
         )
 
 
+def trimmed_head(head: TrimmedHead) -> ChainHead:
+    """Return the head that the first link behind a checkpoint follows."""
+    return ChainHead(head.manager_id, head.boot, head.lane, head.sequence, head.digest)
+
+
 def verify_chain(records: Iterable[AuditRecord], checkpoint: ChainHead | None = None) -> None:
     """Raise AuditChainBroken unless the links of one chain follow each other without a gap.
 
@@ -101,14 +107,16 @@ def writes_of(record: AuditRecord) -> Iterator[tuple[bytes, int]]:
 
 
 async def read_chain(
-    engine: Engine, keyring: Keyring, stream: str, up_to: int | None = None
+    engine: Engine, keyring: Keyring, stream: str, up_to: int | None = None, behind: int = 0
 ) -> AsyncIterator[AuditRecord]:
     """Yield the links of a stream in order, those committed after revision `up_to` left out.
+
+    `behind`: the sequence after which to begin; what lies up to it is not opened.
 
     Raises AuditChainBroken for a link that cannot be opened or does not belong where it lies.
     """
     prefix = keyring.stream_prefix(stream)
-    after: bytes | None = None
+    after = keyring.stream_key(stream, behind) if behind else None
     while True:
         # A chain only grows at its end, so its pages need not be of one revision.
         page = await engine.list_page(prefix, after=after)

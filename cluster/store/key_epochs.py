@@ -100,15 +100,21 @@ async def reseal(store: "SealedStore", batch: int = BATCH) -> AsyncIterator[int]
 async def epochs_in_use(store: "SealedStore") -> frozenset[int]:
     """Return the epochs that any record, value or audit link needs, and the current one."""
     view = store.view
-    epochs = {store.keyring.current}
+    epochs = {store.keyring.current, *record_epochs(view)}
+    for stream in view.audit_streams:
+        async for epoch in _stream_epochs(store.engine, store.keyring.stream_prefix(stream)):
+            epochs.add(epoch)
+    return frozenset(epochs)
+
+
+def record_epochs(view: View) -> frozenset[int]:
+    """Return the epochs that any record or value needs; audit links are not among them."""
+    epochs: set[int] = set()
     for kind in Kind:
         view.check(kind)
         if kind is not Kind.SECRET_VALUE:
             epochs.update(stored.epoch for stored in view.table(kind).values())
     epochs.update(row.epoch for row in view.secret_values.rows.values())
-    for stream in view.audit_streams:
-        async for epoch in _stream_epochs(store.engine, store.keyring.stream_prefix(stream)):
-            epochs.add(epoch)
     return frozenset(epochs)
 
 
@@ -121,8 +127,7 @@ async def drop_epoch(store: "SealedStore", epoch: int, audit: tuple[AuditEntry, 
     await store.barrier()
     if epoch in await epochs_in_use(store):
         raise errors.Conflict(
-            f"key epoch {epoch} is still in use; finish `strongroom key rotate` "
-            "and trim the audit chains"
+            f"key epoch {epoch} is still in use; run `strongroom key rotate` to its end"
         )
     return await store.replace_keyring(store.keyring.without_epoch(epoch), audit)
 

@@ -302,6 +302,13 @@ class SealedStore:
         )
         return await self._submit(pending)
 
+    def wrap(self, keyring: Keyring) -> bytes:
+        """Return a keyring of its own wrapped under the root key, for a file beside the store.
+
+        Raises Locked without the root key.
+        """
+        return self._cell.wrap(keyring, self._entropy)
+
     async def _submit(self, pending: Pending) -> int:
         try:
             revision = await self._batcher.submit(pending)

@@ -4,59 +4,128 @@ A running manager sees a rollback by itself (`history`). One that starts has no 
 chains are sealed and linked: whoever put old states of records into a stopped engine left links
 behind that tell of newer ones. He who cuts the chains as well, at the same point, is not found out:
 a row of the threat model.
+
+Where older links were trimmed, the chains begin behind the checkpoint, and its summary tells what
+the trimmed links told. From then on the tale is whole, so a record that it does not tell of is a
+forgery or a replay. Source: ADR 0011.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
-from cluster.protocol.errors import AuditChainBroken
+import structlog
+
+from cluster.protocol.errors import AuditChainBroken, Unavailable
 from cluster.protocol.ids import ManagerId
-from cluster.store.audit_chain import ChainHead, read_chain, writes_of
+from cluster.store.audit_chain import ChainHead, read_chain, trimmed_head, writes_of
 from cluster.store.history import RETURNING
-from cluster.store.records import AuditStreamRecord, Kind
+from cluster.store.records import (
+    CHECKPOINT_ID,
+    AuditCheckpointRecord,
+    AuditRecord,
+    AuditStreamRecord,
+    Kind,
+    summary_id,
+)
 from cluster.store.sealed_store import SealedStore
+
+log = structlog.get_logger(__name__)
 
 AUDIT: Final = "audit"
 """Stands for the kind in a fault of a chain."""
+RETRY_S: Final = 1.0
+YIELD_LINKS: Final = 50
+"""Links that are opened before others have their turn: opening is work for the processor."""
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
     """What the chains tell of one key."""
 
     highest: int = 0
     removed: bool = False
 
 
-async def check_against_chains(
-    store: SealedStore, checkpoints: Mapping[str, ChainHead] | None = None
-) -> int:
+@dataclass(slots=True)
+class Tale:
+    """What the view showed at one revision, and what the chains tell up to it."""
+
+    revision: int
+    checkpoint: AuditCheckpointRecord | None
+    """The checkpoint behind which the chains were read."""
+    present: dict[bytes, tuple[Kind, int]]
+    heads: dict[str, ChainHead] = field(default_factory=dict)
+    """Where each chain stands at the revision, by stream."""
+    told: dict[bytes, Told] = field(default_factory=dict)
+    links: int = 0
+    wrong: list[tuple[str, str]] = field(default_factory=list)
+    """Kind and words of every contradiction."""
+
+
+async def check_against_chains(store: SealedStore) -> int:
     """Report every contradiction as a fault of its kind; return how many links were read.
 
-    `checkpoints`: heads of the chains, by stream, whose older links were trimmed. All chains are
-    trimmed at one revision, else a removal could be trimmed before the creation that it ended. May
-    run beside writes: it judges the state that the view shows when it begins.
+    May run beside writes and beside trimming: it judges the state that the view shows when it
+    begins, and begins again if links were trimmed under its eyes.
     """
-    revision, present = store.view.revision, store.generations()
-    told: dict[bytes, _Told] = {}
-    count = 0
-    for stored in store.view.audit_streams.values():
-        checkpoint = (checkpoints or {}).get(stored.record.id) or _start(stored.record)
+    while True:
         try:
-            count += await _read(store, checkpoint, revision, told)
+            tale = await read_tale(store)
+            if tale.wrong:
+                # Links are deleted only behind a committed checkpoint, so a barrier shows it.
+                await store.barrier()
+                if checkpoint_of(store) != tale.checkpoint:
+                    continue
+        except Unavailable as error:
+            log.info("store.check_again", code=error.code)
+            await asyncio.sleep(RETRY_S)
+            continue
+        for kind, what in tale.wrong:
+            store.view.fault(kind, what)
+        return tale.links
+
+
+async def read_tale(
+    store: SealedStore, on_link: Callable[[AuditRecord], None] | None = None
+) -> Tale:
+    """Verify every chain up to the revision that the view shows now, and judge its records.
+
+    `on_link` is called with each link that verified. Raises Unavailable if the engine cannot be
+    read.
+    """
+    checkpoint = checkpoint_of(store)
+    tale = Tale(store.view.revision, checkpoint, store.generations())
+    streams = [stored.record for stored in store.view.audit_streams.values()]
+    trimmed = {} if checkpoint is None else {head.stream: head for head in checkpoint.heads}
+    if checkpoint is not None:
+        _take_summary(store, checkpoint, tale)
+    for stream in streams:
+        head = trimmed_head(trimmed[stream.id]) if stream.id in trimmed else _start(stream)
+        try:
+            await _read(store, head, tale, on_link)
         except AuditChainBroken as error:
-            store.view.fault(AUDIT, error.message)
-    for key, tale in told.items():
-        kind = store.kind_of(key)
-        wrong = None if kind is None else contradiction(kind, present.get(key), tale)
-        if kind is not None and wrong is not None:
-            store.view.fault(kind, wrong)
-    return count
+            tale.wrong.append((AUDIT, error.message))
+    _judge(store, tale)
+    return tale
 
 
-def contradiction(kind: Kind, present: tuple[Kind, int] | None, told: _Told) -> str | None:
-    """Return what is wrong with a key, or None."""
+def checkpoint_of(store: SealedStore) -> AuditCheckpointRecord | None:
+    """Return the checkpoint that the view shows, None while nothing was ever trimmed."""
+    stored = store.view.audit_checkpoints.get(CHECKPOINT_ID)
+    return None if stored is None else stored.record
+
+
+def contradiction(
+    kind: Kind, present: tuple[Kind, int] | None, told: Told | None, *, whole: bool
+) -> str | None:
+    """Return what is wrong with a key, or None.
+
+    `whole`: the tale goes back to the first record; without it, what `init` wrote is not told of.
+    """
+    if told is None:
+        return "a record is there that the audit chain does not tell of" if whole else None
     if present is None:
         return None if told.removed else "a record that the audit chain tells of is missing"
     if told.removed and kind not in RETURNING:
@@ -64,6 +133,8 @@ def contradiction(kind: Kind, present: tuple[Kind, int] | None, told: _Told) -> 
     if present[1] < told.highest and not told.removed:
         # After a removal a successor may stand below (`history`): there the order is not known.
         return "a record is older than the audit chain tells"
+    if present[1] > told.highest:
+        return "a record is newer than the audit chain tells"
     return None
 
 
@@ -71,19 +142,55 @@ def _start(record: AuditStreamRecord) -> ChainHead:
     return ChainHead(ManagerId(record.manager_id), record.boot, record.lane)
 
 
-async def _read(
-    store: SealedStore, head: ChainHead, revision: int, told: dict[bytes, _Told]
-) -> int:
-    """Verify one chain and take in what it tells; return the number of its links."""
-    start = head.sequence
-    async for link in read_chain(store.engine, store.keyring, head.stream, up_to=revision):
-        if link.sequence <= start:
+def _take_summary(store: SealedStore, checkpoint: AuditCheckpointRecord, tale: Tale) -> None:
+    for number in range(checkpoint.pieces):
+        piece = store.view.audit_summaries.get(summary_id(checkpoint.summary, number))
+        if piece is None:
+            tale.wrong.append((AUDIT, "a piece of the checkpoint's summary is missing"))
             continue
+        _take(tale, piece.record.present)
+
+
+def _take(tale: Tale, writes: Iterable[tuple[bytes, int]]) -> None:
+    for key, generation in writes:
+        told = tale.told.setdefault(key, Told())
+        told.highest = max(told.highest, generation)
+        told.removed = told.removed or generation == 0
+
+
+async def _read(
+    store: SealedStore,
+    head: ChainHead,
+    tale: Tale,
+    on_link: Callable[[AuditRecord], None] | None,
+) -> None:
+    """Verify one chain and take in what it tells."""
+    links = read_chain(
+        store.engine, store.keyring, head.stream, up_to=tale.revision, behind=head.sequence
+    )
+    async for link in links:
         head = head.after(link)
-        for key, generation in writes_of(link):
-            tale = told.setdefault(key, _Told())
-            tale.highest = max(tale.highest, generation)
-            tale.removed = tale.removed or generation == 0
+        _take(tale, writes_of(link))
+        if link.sequence == 1:
+            # The registration is written with the first link and needs no telling.
+            registered = store.keyring.engine_key(Kind.AUDIT_STREAM.value, head.stream)
+            _take(tale, ((registered, 1),))
+        if on_link is not None:
+            on_link(link)
+        tale.links += 1
+        if tale.links % YIELD_LINKS == 0:
+            await asyncio.sleep(0)
     if head.sequence == 0:
         raise AuditChainBroken(f"{head.stream} is registered and has no link")
-    return head.sequence - start
+    tale.heads[head.stream] = head
+
+
+def _judge(store: SealedStore, tale: Tale) -> None:
+    for key in tale.told.keys() | tale.present.keys():
+        kind = store.kind_of(key)
+        if kind is not None:
+            what = contradiction(
+                kind, tale.present.get(key), tale.told.get(key), whole=tale.checkpoint is not None
+            )
+            if what is not None:
+                tale.wrong.append((kind, what))

@@ -16,7 +16,9 @@ from cluster.protocol.errors import IntegrityError, Unavailable
 from cluster.protocol.ids import NodeId, SecretId, ServiceId
 from cluster.store.indexes import Indexes
 from cluster.store.records import (
+    AuditCheckpointRecord,
     AuditStreamRecord,
+    AuditSummaryRecord,
     AuthorityRecord,
     ClusterRecord,
     JoinTokenRecord,
@@ -107,6 +109,8 @@ class View:
         self.requests = Table[RequestRecord](Kind.REQUEST)
         self.names = Table[NameRecord](Kind.NAME)
         self.audit_streams = Table[AuditStreamRecord](Kind.AUDIT_STREAM)
+        self.audit_checkpoints = Table[AuditCheckpointRecord](Kind.AUDIT_CHECKPOINT)
+        self.audit_summaries = Table[AuditSummaryRecord](Kind.AUDIT_SUMMARY)
         self.secret_values = SealedValues(blind_value)
         tables = (table for table in vars(self).values() if isinstance(table, Table))
         self._tables: dict[Kind, Table[Record]] = {table.kind: table for table in tables}

@@ -9,11 +9,16 @@ Times are unix seconds (float): they are compared with an injected clock and nev
 """
 
 from cluster.store.records.audit import (
+    CHECKPOINT_ID,
+    AuditCheckpointRecord,
     AuditEntry,
     AuditRecord,
     AuditStreamRecord,
+    AuditSummaryRecord,
     RequestRecord,
+    TrimmedHead,
     audit_stream,
+    summary_id,
 )
 from cluster.store.records.cluster import (
     CLUSTER_ID,
@@ -67,12 +72,15 @@ from cluster.store.records.services import (
 )
 
 __all__ = [
+    "CHECKPOINT_ID",
     "CLUSTER_ID",
     "FORMAT",
     "RECORD_TYPES",
+    "AuditCheckpointRecord",
     "AuditEntry",
     "AuditRecord",
     "AuditStreamRecord",
+    "AuditSummaryRecord",
     "AuthorityRecord",
     "Availability",
     "ClusterRecord",
@@ -108,6 +116,7 @@ __all__ = [
     "TaskState",
     "TaskStatusRecord",
     "TokenRole",
+    "TrimmedHead",
     "VersionState",
     "audit_stream",
     "decode",
@@ -115,6 +124,7 @@ __all__ = [
     "encode",
     "name_id",
     "receipt_id",
+    "summary_id",
     "task_id",
     "value_id",
 ]

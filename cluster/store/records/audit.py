@@ -1,9 +1,13 @@
-"""Records of who asked for what: kept answers, and the links of the audit chains."""
+"""Records of who asked for what: kept answers, the links of the audit chains, and the checkpoint
+behind which older links were trimmed.
+"""
 
 import msgspec
 
 from cluster.protocol.ids import ManagerId
 from cluster.store.records.kinds import Kind, Record
+
+CHECKPOINT_ID = "checkpoint"
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -68,6 +72,58 @@ class AuditStreamRecord(Record, frozen=True, kw_only=True):
     boot: str
     lane: int
     started_at: float
+
+
+class TrimmedHead(msgspec.Struct, frozen=True):
+    """Where a chain stood at a checkpoint: its links up to `sequence` are trimmed."""
+
+    stream: str
+    manager_id: ManagerId
+    boot: str
+    lane: int
+    sequence: int
+    digest: bytes
+    """SHA-256 of link `sequence`."""
+    since: int
+    """Number of the first checkpoint that knew the chain: of two boots, which was first."""
+    finished: bool = False
+    """Nothing will ever be appended: its registration goes with its last link."""
+
+
+class AuditCheckpointRecord(Record, frozen=True, kw_only=True):
+    """The one checkpoint behind which all chains are trimmed; its id is `CHECKPOINT_ID`.
+
+    What the trimmed links told is told by the summary: all records that existed at `revision`.
+    """
+
+    kind = Kind.AUDIT_CHECKPOINT
+    number: int
+    """From 1."""
+    revision: int
+    """Engine revision up to which links are exported and trimmed."""
+    at: float
+    heads: tuple[TrimmedHead, ...]
+    summary: str
+    """Names the pieces of the summary, which are of this checkpoint alone."""
+    pieces: int
+    exported_by: ManagerId
+    """The manager in whose data directory the export lies."""
+    export: str
+    """Name of the export file."""
+
+
+class AuditSummaryRecord(Record, frozen=True, kw_only=True):
+    """One piece of a checkpoint's summary; id is `summary_id()`."""
+
+    kind = Kind.AUDIT_SUMMARY
+    summary: str
+    present: tuple[tuple[bytes, int], ...]
+    """(blinded key, generation) of records that existed."""
+
+
+def summary_id(summary: str, piece: int) -> str:
+    """Return the id of a piece, which counts from 0."""
+    return f"{summary}.{piece}"
 
 
 def audit_stream(manager_id: ManagerId, boot: str, lane: int) -> str:

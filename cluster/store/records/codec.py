@@ -3,7 +3,13 @@
 import msgspec
 
 from cluster.protocol.errors import OpenFailed
-from cluster.store.records.audit import AuditRecord, AuditStreamRecord, RequestRecord
+from cluster.store.records.audit import (
+    AuditCheckpointRecord,
+    AuditRecord,
+    AuditStreamRecord,
+    AuditSummaryRecord,
+    RequestRecord,
+)
 from cluster.store.records.cluster import AuthorityRecord, ClusterRecord, ManagerRecord
 from cluster.store.records.deliveries import ReceiptRecord, RolloutRecord
 from cluster.store.records.kinds import Kind, Record
@@ -37,6 +43,8 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         RequestRecord,
         NameRecord,
         AuditStreamRecord,
+        AuditCheckpointRecord,
+        AuditSummaryRecord,
     )
 }
 

@@ -29,6 +29,8 @@ class Kind(StrEnum):
     REQUEST = "request"
     NAME = "name"
     AUDIT_STREAM = "audit-stream"
+    AUDIT_CHECKPOINT = "audit-checkpoint"
+    AUDIT_SUMMARY = "audit-summary"
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
