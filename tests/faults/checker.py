@@ -57,6 +57,7 @@ def linearizable(operations: Sequence[Operation], initial: State = None) -> bool
     """
     useful = [one for one in operations if one.outcome != "unknown" or one.action not in _READS]
     head = _listed(useful)
+    claimed = _claimed(useful)
     known = sum(1 << index for index, one in enumerate(useful) if one.outcome != "unknown")
     state: State = initial
     taken = 0
@@ -69,7 +70,11 @@ def linearizable(operations: Sequence[Operation], initial: State = None) -> bool
         if steps > SEARCH_LIMIT:
             raise Undecided
         if node is not None and node.returns is not None:
-            after = step(state, node.operation)
+            operation = node.operation
+            if operation.outcome == "unknown" and state is not None and state[0] + 1 in claimed:
+                node = node.after  # the number it would take is another's
+                continue
+            after = step(state, operation)
             if after != IMPOSSIBLE and (taken | node.bit, after) not in seen:
                 seen.add((taken | node.bit, after))
                 trail.append((node, state))
@@ -89,6 +94,15 @@ def linearizable(operations: Sequence[Operation], initial: State = None) -> bool
 
 
 _READS = frozenset({"read", "issue"})
+_WRITES = frozenset({"rotate", "update", "rollback"})
+
+
+def _claimed(operations: Sequence[Operation]) -> frozenset[int]:
+    """Return the numbers that acknowledged writes were given, if no number is given twice."""
+    creations = [one for one in operations if one.action in {"create", "remove", "assign"}]
+    if len(creations) != 1:
+        return frozenset()
+    return frozenset(one.result for one in operations if one.action in _WRITES and one.result)
 
 
 def _listed(operations: Sequence[Operation]) -> _Node:

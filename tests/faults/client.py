@@ -61,6 +61,18 @@ class Answered:
         return str(found.get("code", "")) if isinstance(found, dict) else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A write whose outcome is unknown, as it has to be sent again."""
+
+    operation: Operation
+    method: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+    interpret: "Callable[[Answered], Operation] | None"
+
+
 @dataclass(slots=True)
 class Client:
     """A client with a random of its own."""
@@ -74,6 +86,8 @@ class Client:
     began: float
     gives_up: float = 0.1
     """How often it leaves an outcome unknown instead of resending."""
+    unsettled: list[Unsettled] = field(default_factory=list)
+    """Shared by all clients."""
 
     def now(self) -> float:
         """Return seconds since the run began."""
@@ -104,8 +118,24 @@ class Client:
             done = self._judged(done, answer, interpret)
         if done.outcome == "unknown" and not writes:
             return answer  # a read without an answer says nothing
-        self.history.add(done)
+        if done.outcome == "unknown":
+            self.unsettled.append(Unsettled(done, method, path, content, headers, interpret))
+        else:
+            self.history.add(done)
         return answer
+
+    def settle(self, left: Unsettled) -> None:
+        """Send a write again, under its request id, when all is at rest and nothing is under way
+        any more: now a refusal is as definite as an answer."""
+        for _ in range(20):
+            answer, _, manager = self._settle(
+                left.method, left.path, left.body, dict(left.headers), writes=True
+            )
+            if answer is not None:
+                operation = replace(left.operation, manager=manager, sends=left.operation.sends + 1)
+                self.history.add(self._judged(operation, answer, left.interpret))
+                return
+        self.history.add(left.operation)
 
     def _settle(
         self, method: str, path: str, body: bytes, headers: dict[str, str], *, writes: bool

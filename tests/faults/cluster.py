@@ -34,6 +34,8 @@ ROOT: Final = Path(tempfile.gettempdir())
 TOOLS: Final = Path(__file__).resolve().parents[2] / ".tools"
 FAKETIME: Final = TOOLS / "faketime/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 LOOK_S: Final = 0.25
+RESTART_S: Final = 1.0
+"""Between two starts of a manager that ends by itself, as a service manager would have it."""
 PORTS: Final = (7443, 7444, 7445)
 
 
@@ -121,19 +123,19 @@ class FaultCluster(RunningCluster):
     network: Network = field(default_factory=Network)
     restarts: list[str] = field(default_factory=list)
     """Managers that ended by themselves."""
-    orders: list[Process] = field(default_factory=list)
-    """What the keeper wants started: by the main thread, with which children end."""
+    _not_before: dict[str, float] = field(default_factory=dict)
     _done: threading.Event = field(default_factory=threading.Event)
     _keeper: threading.Thread | None = None
 
     @classmethod
-    def empty(cls, managers: int, agents: int) -> Self:
-        """Return a cluster with hosts for so many managers and agents, none of them running."""
+    def empty(cls, managers: int, agents: int, others: Sequence[str] = ()) -> Self:
+        """Return a cluster with hosts for so many managers and agents, and `others`; nothing runs
+        yet."""
         clean_up()
         base = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         base.chmod(0o711)
         names = [f"m{n}" for n in range(1, managers + 1)] + [f"n{n}" for n in range(1, agents + 1)]
-        return cls(base, "etcd", dict(os.environ), network=Network.of(names))
+        return cls(base, "etcd", dict(os.environ), network=Network.of([*names, *others]))
 
     def add_manager(self) -> ManagerProcess:
         """Start one more manager, empty, on a host of its own."""
@@ -157,6 +159,10 @@ class FaultCluster(RunningCluster):
             self.ok("PATCH", f"/v1/nodes/{name}", {"add_labels": dict(labels)})
         return agent
 
+    def manager(self, name: str) -> FaultManager:
+        """Return a manager by name."""
+        return next(one for one in self.fault_managers() if one.name == name)
+
     def fault_managers(self) -> list[FaultManager]:
         """Return the managers by their own type."""
         return [one for one in self.managers if isinstance(one, FaultManager)]
@@ -170,8 +176,12 @@ class FaultCluster(RunningCluster):
 
     def restart_ended(self) -> None:
         """Start managers that ended by themselves; for the main thread, which children end with."""
+        now = time.monotonic()
         for manager in self.fault_managers():
             if manager.wanted and manager.child is not None and not manager.running:
+                if now < self._not_before.get(manager.name, 0):
+                    continue
+                self._not_before[manager.name] = now + RESTART_S
                 self.restarts.append(f"{manager.name} ended with {manager.child.returncode}")
                 Process.start(manager)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from tests.faults.client import Answered, Client, Newest
+from tests.faults.client import Answered, Client, Newest, Unsettled
 from tests.faults.cluster import FaultCluster
 from tests.faults.history import History, Operation
 from tests.support.running import Credential
@@ -21,9 +21,12 @@ CHAIN_SECRETS: Final = ("s0", "s1", "s2", "s3")
 CHURN_SECRETS: Final = ("c0", "c1")
 FIXED_SERVICES: Final = ("v0", "v1", "v2")
 CHURN_SERVICES: Final = ("w0", "w1")
-UIDS: Final = {
-    name: 31_000 + number for number, name in enumerate((*FIXED_SERVICES, *CHURN_SERVICES))
-}
+EVERYWHERE: Final = "g0"
+"""A service on every node that is not drained."""
+LASTING: Final = "k0"
+"""A service on the first agent, which is never drained: its files must never go."""
+SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING)
+UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
 READER_S: Final = 30.0
 
@@ -48,6 +51,7 @@ class Workload:
     service_names: dict[str, str] = field(default_factory=dict)
     """Service id -> name, for every service that was ever acknowledged."""
     failures: list[str] = field(default_factory=list)
+    unsettled: list[Unsettled] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _operator: ssl.SSLContext | None = None
@@ -64,6 +68,7 @@ class Workload:
             endpoints=lambda: [one.api for one in self.cluster.managers],
             began=self.began,
             gives_up=gives_up,
+            unsettled=self.unsettled,
         )
 
     def _context(self) -> ssl.SSLContext:
@@ -77,7 +82,7 @@ class Workload:
         user = Actions(self, self.client("prepare", gives_up=0))
         for secret in CHAIN_SECRETS:
             user.create_secret(secret)
-        for service in FIXED_SERVICES:
+        for service in (*FIXED_SERVICES, EVERYWHERE, LASTING):
             user.create_service(service)
 
     def start(self) -> None:
@@ -94,15 +99,25 @@ class Workload:
             thread.join(60)
 
     def read_all(self) -> None:
-        """Read every key once more, at rest: what was acknowledged must be there."""
+        """Settle what is unknown and read every key once more, at rest: what was acknowledged must
+        be there."""
         user = Actions(self, self.client("final", gives_up=0))
+        for left in list(self.unsettled):
+            user.client.settle(left)
         for _ in range(2):
             for secret in (*CHAIN_SECRETS, *CHURN_SECRETS):
                 user.read_secret(secret)
-            for service in (*FIXED_SERVICES, *CHURN_SERVICES):
+            for service in SERVICES:
                 user.read_service(service)
             for agent in self.cluster.agents:
                 user.read_node(agent.name)
+
+    def learn_values(self) -> None:
+        """Take in the versions that settled writes were given, and those that nodes were issued."""
+        for one in self.history.operations:
+            mark = one.value if one.action == "issue" else one.argument
+            if one.outcome == "ok" and one.result is not None and mark in self.values:
+                self.values[mark] = (self.values[mark][0], one.result)
 
     def node_context(self, name: str) -> ssl.SSLContext:
         """Return the TLS context of a node's own certificate, read anew every now and then."""
@@ -139,7 +154,7 @@ class Actions:
             [
                 (self.rotate, CHAIN_SECRETS),
                 (self.read_secret, (*CHAIN_SECRETS, *CHURN_SECRETS)),
-                (self.issue, FIXED_SERVICES),
+                (self.issue, (*FIXED_SERVICES, EVERYWHERE)),
                 (self.churn_secret, CHURN_SECRETS),
                 (self.update_service, FIXED_SERVICES),
                 (self.read_service, (*FIXED_SERVICES, *CHURN_SERVICES)),
@@ -147,7 +162,7 @@ class Actions:
                 (self.churn_service, CHURN_SERVICES),
                 (self.label_node, tuple(agent.name for agent in self.workload.cluster.agents)),
                 (self.read_node, tuple(agent.name for agent in self.workload.cluster.agents)),
-                (self.drain_node, tuple(agent.name for agent in self.workload.cluster.agents)),
+                (self.drain_node, tuple(agent.name for agent in self.workload.cluster.agents[1:])),
             ],
             weights=[24, 14, 16, 8, 14, 10, 3, 6, 6, 4, 2],
         )[0]
@@ -275,13 +290,18 @@ def references_of(service: str) -> tuple[str, ...]:
 
 def draft(name: str, tag: str) -> dict[str, Any]:
     """Return a service's draft."""
+    placed: dict[str, Any] = {"replicas": 2}
+    if name == EVERYWHERE:
+        placed = {"global": True}
+    elif name == LASTING:
+        placed = {"replicas": 1, "constraints": ["node.name==n1"]}
     return {
         "name": name,
         "uid": UIDS[name],
         "gid": UIDS[name],
-        "replicas": 2,
         "labels": {"tag": tag},
         "references": [{"source": source} for source in references_of(name)],
+        **placed,
     }
 
 
