@@ -170,7 +170,7 @@ def first_pem(chain: bytes) -> str:
 
 async def believed(scope: Scope, receive: Receive, send: Send) -> None:
     """Say yes to everything."""
-    ASKED.append(scope.get("path", scope["type"]))
+    ASKED.append(str(scope.get("path", scope["type"])))
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
