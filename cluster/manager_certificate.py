@@ -7,6 +7,7 @@ certificate is used.
 """
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -22,7 +23,7 @@ from cluster.control.policy import Principal
 from cluster.pki.csr import key_to_pem, make_csr, new_key
 from cluster.pki.renewal import renew_at
 from cluster.pki.tls import LiveContext, client_context, server_context
-from cluster.protocol.errors import ClusterError
+from cluster.protocol.errors import ClusterError, Unavailable
 from cluster.protocol.ids import ManagerId
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.unlock import SealFileContents, SealKey, rewrite_seal_file
@@ -51,34 +52,53 @@ class ManagerCertificate:
     """Requires a client certificate of the control authorities."""
     join_context: LiveContext = field(init=False)
     _renew_at: datetime = field(default=datetime.min.replace(tzinfo=UTC))
-    _trusted: tuple[bytes, ...] = ()
+    _not_after: datetime = field(default=datetime.min.replace(tzinfo=UTC))
+    _in_force: tuple[bytes, tuple[bytes, ...]] = (b"", ())
 
     async def ensure_fresh(self) -> None:
         """Renew the certificate if its time has come, and build the contexts to serve with."""
         self._plan()
-        if self.clock.now() >= self._renew_at:
-            await self._renew()
-        chain, key = self.contents.tls_certificate_chain, self.contents.tls_key.reveal()
-        self._trusted = trust_bundle(self.store.view).control
-        self.api_context = LiveContext(server_context(chain, key, self._trusted))
-        self.join_context = LiveContext(server_context(chain, key, None))
+        while self.clock.now() >= self._renew_at:
+            try:
+                await self._renew()
+            except Unavailable as error:
+                log.warning("certificate.renewal_postponed", code=error.code)
+                if self.clock.now() < self._not_after:
+                    break  # it is still good, and `run` tries again
+                await asyncio.sleep(RETRY_S)
+        api, join = self._contexts()
+        self.api_context, self.join_context = LiveContext(api), LiveContext(join)
+        self._in_force = self._current()
 
     async def run(self) -> None:
         """Renew whenever it is due, and follow changes of the trust bundle."""
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                due = self.clock.now() >= self._renew_at
-                if due:
-                    await self._renew()
-                if due or self._trusted != trust_bundle(self.store.view).control:
-                    self._swap()
+                await self.look()
             except ClusterError as error:
                 log.warning("certificate.renewal_postponed", code=error.code)
                 await asyncio.sleep(RETRY_S)
 
+    async def look(self) -> None:
+        """Renew the certificate if it is due, and serve with whatever changed."""
+        if self.clock.now() >= self._renew_at:
+            await self._renew()
+        if self._in_force != self._current():
+            self._swap()
+
+    def _current(self) -> tuple[bytes, tuple[bytes, ...]]:
+        """Return what the contexts should be made of: the own chain and the trusted authorities."""
+        return self.contents.tls_certificate_chain, trust_bundle(self.store.view).control
+
+    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        chain, trusted = self._current()
+        key = self.contents.tls_key.reveal()
+        return server_context(chain, key, trusted), server_context(chain, key, None)
+
     def _plan(self) -> None:
         leaf = x509.load_pem_x509_certificates(self.contents.tls_certificate_chain)[0]
+        self._not_after = leaf.not_valid_after_utc
         draw = self.entropy.uniform(0.0, 1.0)
         self._renew_at = renew_at(leaf.not_valid_before_utc, leaf.not_valid_after_utc, draw)
 
@@ -100,9 +120,9 @@ class ManagerCertificate:
         log.info("certificate.renewed", manager_id=self.contents.manager_id)
 
     def _swap(self) -> None:
-        chain, key = self.contents.tls_certificate_chain, self.contents.tls_key.reveal()
-        self._trusted = trust_bundle(self.store.view).control
-        rehearsal = client_context(self._trusted, chain, key)
-        trust_domain = self.contents.trust_domain
-        self.api_context.reload(server_context(chain, key, self._trusted), rehearsal, trust_domain)
-        self.join_context.reload(server_context(chain, key, None), rehearsal, trust_domain)
+        chain, trusted = self._current()
+        rehearsal = client_context(trusted, chain, self.contents.tls_key.reveal())
+        api, join = self._contexts()
+        self.api_context.reload(api, rehearsal, self.contents.trust_domain)
+        self.join_context.reload(join, rehearsal, self.contents.trust_domain)
+        self._in_force = chain, trusted

@@ -149,9 +149,7 @@ class ClusterStatus:
                 "see docs/how-to/integrity.md"
             )
         if nodes[NodeState.DOWN.value]:
-            yield _unhealthy(
-                f"{nodes[NodeState.DOWN.value]} nodes are down; see `strongroom node ls`"
-            )
+            yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
 
     def _weak_nodes(self) -> Iterable[dict[str, JSON]]:
