@@ -4,11 +4,9 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from agent import linux
 from agent.cli import zipapp
 from tests.support.running import (
     AgentProcess,
@@ -83,7 +81,7 @@ def _service(
     service = Service(cluster, agent, name, file)
     service.start()
     try:
-        wait_until(lambda: service.lines(), f"{name} runs")
+        wait_until(service.lines, f"{name} runs")
         yield service
     finally:
         service.stop()
@@ -117,12 +115,8 @@ def test_a_rebooted_node_mounts_again_by_itself(
     """Agent killed, mounts gone with the memory: started again, it mounts what it should."""
     cluster.create_secret("booted", b"value")
     cluster.create_service("booted", 24_010, "booted")
-    agent.kill()
-    for entry in reversed(linux.mount_table()):
-        if Path(entry.mount_point).is_relative_to(agent.run_dir):
-            linux.unmount(entry.mount_point, linux.MNT_DETACH)
+    agent.lose_power()
     assert agent.read("booted", "booted") is None
-    (agent.run_dir / "lease.json").unlink(missing_ok=True)
     agent.start()
     wait_until(lambda: agent.read("booted", "booted") == b"value", "it is mounted again")
 
@@ -208,7 +202,8 @@ def test_a_rotation_runs_a_command_as_the_service(
     place.mkdir()
     place.chmod(0o777 | stat.S_ISVTX)
     note = place / "note"
-    script = f"/usr/bin/id -u > {note}.new; /bin/cat /run/secrets/run-after >> {note}.new; " + (
+    script = (
+        f"/usr/bin/id -u > {note}.new; /bin/cat /run/secrets/run-after >> {note}.new; "
         f"/bin/mv {note}.new {note}"
     )
     cluster.create_secret("run-after", b"one")

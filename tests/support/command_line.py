@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.running import SCRIPTS
+from tests.support.running import SCRIPTS, Process
 
 RUN_TIMEOUT_S = 120.0
 
@@ -20,11 +20,6 @@ class Done:
     code: int
     stdout: str
     stderr: str
-
-    @property
-    def json(self) -> Any:
-        """What it printed, read as JSON."""
-        return json.loads(self.stdout)
 
 
 class CommandLine:
@@ -51,7 +46,7 @@ class CommandLine:
         assert done.code == 0, (words, done)
         return done.stdout
 
-    def json(self, *words: str, stdin: bytes = b"") -> Any:
+    def json(self, *words: str, stdin: bytes = b"") -> Any:  # noqa: ANN401  # as deep as the answer
         """Run a command with `--format json` and return its answer."""
         return json.loads(self.ok(*words, "--format", "json", stdin=stdin))
 
@@ -62,10 +57,10 @@ class CommandLine:
         assert done.stderr.startswith("strongroom: "), done
         return done.stderr
 
-    def start(self, *words: str, program: str = "strongroom") -> "subprocess.Popen[bytes]":
-        """Start a command and return it running."""
-        return subprocess.Popen(
-            [str(SCRIPTS / program), *words],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=self.env, cwd=self.home,
-        )  # fmt: skip
+    def start(self, *words: str, program: str = "strongroom") -> Process:
+        """Start a command and return it running; its log holds all it prints."""
+        process = Process(
+            words[0], [str(SCRIPTS / program), *words], self.home / f"{words[0]}.log", self.env
+        )
+        process.start()
+        return process

@@ -141,6 +141,11 @@ class Process:
         """Let it go on."""
         os.kill(self.pid, signal.SIGCONT)
 
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait until it ends by itself and return its exit code."""
+        assert self.child is not None
+        return self.child.wait(patience_s)
+
     def text(self) -> str:
         """Return what it logged."""
         return self.log.read_text(errors="replace")
@@ -254,6 +259,14 @@ class AgentProcess(Process):
             argv, input=token.encode(), capture_output=True, env=self.env, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
+
+    def lose_power(self) -> None:
+        """End it as a power cut would: what was in memory is gone."""
+        self.kill()
+        for entry in reversed(linux.mount_table()):
+            if Path(entry.mount_point).is_relative_to(self.run_dir):
+                linux.unmount(entry.mount_point, linux.MNT_DETACH)
+        (self.run_dir / "lease.json").unlink(missing_ok=True)
 
     def mount(self, service: str) -> Path:
         """Return where a service's files are."""
