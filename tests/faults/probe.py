@@ -52,12 +52,14 @@ class Probe:
             max_size=wire.MAX_MESSAGE_BYTES, open_timeout=OPEN_S, close_timeout=1, proxy=None,
         ) as link:  # fmt: skip
             self._session += 1
-            # Half of the sessions start with nothing held, as after a restart of the machine.
+            # Half of the sessions know nothing, as after a disk was replaced.
+            highest = self._highest
             if self._random.random() < 0.5:
                 self._held.clear()
-            self._write("hello", manager=address, highest=_number(self._highest))
+                highest = None
+            self._write("hello", manager=address, highest=_number(highest))
             held = tuple(sorted(self._held, key=lambda key: (key.secret_id, key.version)))
-            hello = wire.Hello((wire.FORMAT,), "probe", "probe", "kernel", "", held, self._highest)
+            hello = wire.Hello((wire.FORMAT,), "probe", "probe", "kernel", "", held, highest)
             await link.send(wire.encode(hello))
             try:
                 async with asyncio.timeout(self._random.uniform(*STAY_S)):
