@@ -1,5 +1,6 @@
 """Refusals on their way into the audit."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -66,6 +67,29 @@ async def test_denied_requests_reach_the_audit(lab: ControlLab) -> None:
     assert [(entry.caller, entry.action, entry.resource, entry.count) for entry in denied] == [
         (AUDITOR.name, "node.remove", "node/n1", 3)
     ]
+
+
+async def test_a_manager_that_stops_puts_its_last_refusals_on_record(lab: ControlLab) -> None:
+    running = asyncio.create_task(lab.refusals.run(lab.store))
+    await asyncio.sleep(0)
+    with pytest.raises(PermissionDenied):
+        await lab.nodes.remove(lab.context(AUDITOR), "n1")
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [entry.count for entry in await _audit(lab) if not entry.allowed] == [1]
+
+
+async def test_a_flush_that_is_cancelled_forgets_nothing(lab: ControlLab) -> None:
+    with pytest.raises(PermissionDenied):
+        await lab.nodes.remove(lab.context(AUDITOR), "n1")
+    flushing = asyncio.create_task(lab.refusals.flush(lab.store))
+    await asyncio.sleep(0)
+    flushing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await flushing
+    await lab.refusals.flush(lab.store)
+    assert [entry for entry in await _audit(lab) if not entry.allowed]
 
 
 async def test_each_write_is_committed_with_its_entry(lab: ControlLab) -> None:

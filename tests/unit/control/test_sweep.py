@@ -1,11 +1,14 @@
 """What has had its time."""
 
+import asyncio
 from datetime import timedelta
 
-from cluster.control.sweep import STEPS_PER_WRITE, overdue
+from cluster.control.sweep import MAX_REQUESTS, STEPS_PER_WRITE, overdue
 from cluster.pki import csr
 from cluster.pki.join_token import JoinToken
-from cluster.store.records import NodeState, OperatorRole, TokenRole
+from cluster.store.records import NodeState, OperatorRole, RequestRecord, TokenRole
+from cluster.store.steps import Create, Remove, Write
+from cluster.store.view import Stored, View
 from tests.unit.control.lab import ControlLab
 
 
@@ -67,3 +70,36 @@ async def test_repeated_join_is_served_until_the_sweep(lab: ControlLab) -> None:
     await lab.state(str(first["node_id"]), NodeState.READY)  # type: ignore[arg-type]  # a plain id
     await lab.settle(lab.duty(), rounds=1)
     assert await lab.enrolment.join_node(token, request, "n1", "127.0.0.1") == first
+
+
+def _request(number: int, expires_at: float) -> RequestRecord:
+    return RequestRecord(
+        id=f"r{number}", caller="c", digest="d", status=200, answer=b"{}", expires_at=expires_at
+    )
+
+
+async def test_a_sweep_goes_on_until_nothing_is_overdue(lab: ControlLab) -> None:
+    count = 5 * STEPS_PER_WRITE + 7
+    for start in range(0, count, 100):
+        numbers = range(start, min(start + 100, count))
+        steps = tuple(Create(_request(number, 0.0)) for number in numbers)
+        await lab.store.commit(Write(steps))
+    running = asyncio.create_task(lab.duty().run())
+    try:
+        async with asyncio.timeout(30):
+            while len(lab.view.requests):  # noqa: ASYNC110  # polled, as a person would
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert _overdue(lab) == 0
+
+
+def test_too_many_requests_lose_the_oldest() -> None:
+    view = View(str.encode)
+    for number in range(MAX_REQUESTS + 3):
+        view.put(Stored(_request(number, 1_000.0 + number), 1, 1))
+    steps = overdue(view, 0.0, 0.0)
+    gone = {step.stored.record.id for step in steps if isinstance(step, Remove)}
+    assert gone == {"r0", "r1", "r2"}
+    assert len(steps) == 3

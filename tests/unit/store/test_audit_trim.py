@@ -108,7 +108,7 @@ async def test_what_is_trimmed_is_in_the_export_and_the_rest_in_the_store(
 async def test_trimming_goes_on_behind_its_own_checkpoint(
     lab: StoreLab, store: SealedStore, tmp_path: Path
 ) -> None:
-    seen = {}
+    seen: dict[tuple[str, int], AuditRecord] = {}
     for round_number in range(4):
         await nodes(store, *(f"n{round_number}-{number}" for number in range(10)))
         await rename(store, f"n{round_number}-1")
