@@ -13,7 +13,7 @@ from agent.mounts import MountKind
 from cluster.protocol.errors import InvalidRequest
 
 DEFAULT_DATA_DIRECTORY = Path("/var/lib/strongroom-agent")
-DEFAULT_RUN_DIRECTORY = Path("/run/strongroom")
+DEFAULT_RUN_DIRECTORY = Path("/run/strongroom-agent")
 _DEFAULT_SIZE_BYTES = 4 * 1024 * 1024
 _DEFAULT_INODES = 1024
 

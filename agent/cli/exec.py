@@ -15,7 +15,7 @@ from agent.cli.exit_codes import TIMED_OUT, USAGE, code_of, fail
 from agent.launch import FAILED_BEFORE_EXEC, Launch, default_environment, exec_service
 from agent.local_call import Refused, call
 
-DEFAULT_RUN_DIRECTORY = Path("/run/strongroom")
+DEFAULT_RUN_DIRECTORY = Path("/run/strongroom-agent")
 _POLL_PERIOD_S = 0.1
 
 

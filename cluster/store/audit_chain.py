@@ -4,7 +4,7 @@ Owns making links, verifying them and reading them back. A global chain would se
 of the cluster; chains per lane only need one transaction in flight per lane. A link is sealed into
 the transaction whose writes it tells of, so neither exists without the other. Every chain is
 registered (`AuditStreamRecord`) by its first transaction. What a chain cannot show is that its
-newest links were cut off together with what they told of. Source: ADR 0007.
+newest links were cut off together with what they told of. Source: ADR 0011.
 """
 
 from collections.abc import AsyncIterator, Iterable, Iterator
