@@ -8,6 +8,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +19,13 @@ from typing import Final
 
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultCluster, FaultManager
+from tests.faults.joins import join_agent, join_manager
 from tests.support.netns import CUT, Link
 from tests.support.running import Process
 
 OWN: Final = "own"
+SPACE_S: Final = 60.0
+"""How long freeing space in a full engine may take."""
 Fault = Callable[["Nemesis"], AbstractContextManager[str]]
 
 
@@ -57,6 +62,12 @@ class Nemesis:
     def managers(self, count: int) -> list[FaultManager]:
         """Return so many managers, drawn at random."""
         return self.random.sample(self.cluster.fault_managers(), count)
+
+    def spare(self, kind: str) -> str | None:
+        """Return a host that nobody uses yet, of a manager ("m") or an agent ("n")."""
+        used = {one.name for one in (*self.cluster.managers, *self.cluster.agents)}
+        free = [name for name in self.cluster.network.hosts if name[1:].isdigit()]
+        return next((name for name in free if name[0] == kind and name not in used), None)
 
     @property
     def minority(self) -> int:
@@ -315,6 +326,43 @@ def _kill_at_snapshot(nemesis: Nemesis) -> Iterator[str]:
     _start(struck)
 
 
+@contextlib.contextmanager
+def _kill_at_compaction(nemesis: Nemesis) -> Iterator[str]:
+    """Kill -9 of a manager just as its engine compacts its history."""
+    struck = nemesis.managers(1)[0]
+    compacting = _engine_control(struck, "compact")
+    nemesis.rest(nemesis.random.uniform(0.6, 1.2))
+    struck.wanted = False
+    struck.kill()
+    yield struck.name
+    compacting.kill()
+    compacting.wait()
+    _start(struck)
+
+
+@contextlib.contextmanager
+def _engine_quota(nemesis: Nemesis) -> Iterator[str]:
+    """The engine's quota is reached: nothing can be written until an operator frees space."""
+    struck = nemesis.managers(1)[0]
+    _engine_control(struck, "fill").wait(30)
+    yield struck.name
+    deadline = time.monotonic() + SPACE_S
+    answer: object = None
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ClusterError, OSError, ValueError):
+            recovered = struck.admin("POST", "/admin/recover-space", {})
+            answer = recovered.body
+            if recovered.status == 200 and not recovered.body["alarms"]:
+                return
+        nemesis.rest(0.5)
+    raise AssertionError(f"{struck.name} cannot free space: {answer}")
+
+
+def _engine_control(manager: FaultManager, what: str) -> "subprocess.Popen[bytes]":
+    argv = [sys.executable, "-m", "tests.faults.engine_control", str(manager.engine_socket), what]
+    return subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+
+
 def _names(managers: Sequence[FaultManager]) -> str:
     return " ".join(manager.name for manager in managers)
 
@@ -347,6 +395,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "kill-all": _kill(_all),
     "kill-engine": _kill_engine,
     "kill-at-snapshot": _kill_at_snapshot,
+    "kill-at-compaction": _kill_at_compaction,
     "kill-agent": _kill_agent,
     "pause-manager": _pause(_one, manager=True, engine=False),
     "pause-engine": _pause(_one, manager=False, engine=True),
@@ -365,5 +414,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "power-loss-all": _power(_all),
     "disk-full": _disk_full,
     "disk-read-only": _broken_disk(lambda manager: manager.disk.set_read_only()),
+    "engine-quota": _engine_quota,
+    "join-agent": join_agent,
+    "join-manager": join_manager,
     "disk-eio": _broken_disk(lambda manager: manager.disk.cut_power()),
 }

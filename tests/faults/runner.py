@@ -38,6 +38,9 @@ from tests.support.netns import enter_own_network
 
 PAUSE_S = (0.5, 3.0)
 """Between two faults."""
+SPARE_MANAGERS = 2
+SPARE_AGENTS = 2
+"""Hosts for those that join during a run."""
 CONVERGENCE_S = 120.0
 """How long agents may take to have what the records want, once all faults are healed."""
 
@@ -55,7 +58,9 @@ def run(options: Options) -> int:
     enter_own_network()
     kinds = [kind for kind in FAULTS if not options.only or kind.startswith(options.only)]
     say(f"seed {options.seed}: {options.replay()}")
-    cluster = FaultCluster.empty(options.managers, options.agents, [PROBE])
+    cluster = FaultCluster.empty(
+        options.managers + SPARE_MANAGERS, options.agents + SPARE_AGENTS, [PROBE]
+    )
     try:
         verdict = _run(options, cluster, kinds)
     finally:
