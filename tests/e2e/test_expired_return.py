@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.support.running import Process, RunningCluster, running_cluster, wait_until
+from tests.support.running import AgentProcess, Process, RunningCluster, running_cluster, wait_until
 
 FAKETIME: Final = (
     Path(__file__).parents[2]
@@ -31,6 +32,10 @@ def _time_passes(process: Process, offset: str) -> None:
         "FAKETIME": offset,
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+
+
+def _reads(agent: AgentProcess, value: bytes) -> bool:
+    return agent.read("lasting", "lasting") == value
 
 
 @pytest.mark.slow
@@ -57,7 +62,7 @@ def test_agents_come_back_after_three_weeks_off(cluster: RunningCluster) -> None
 
     back = cluster.agents[:2]
     for agent in back:
-        wait_until(lambda a=agent: a.read("lasting", "lasting") == b"one", f"{agent.name} mounts")
+        wait_until(partial(_reads, agent, b"one"), f"{agent.name} mounts")
         assert "identity.expired" in agent.text()
         assert "identity.returned" in agent.text()
         expires = datetime.fromisoformat(cluster.node(agent.name)["certificate_expires_at"])

@@ -159,11 +159,8 @@ def test_files_have_the_owner_and_mode_asked_for(cluster: RunningCluster) -> Non
     }  # fmt: skip
     cluster.wait_rollout(cluster.ok("POST", "/v1/services", draft)["rollout"])
     mount = cluster.agents[0].mount("owner")
-    facts = {
-        name: (found.st_uid, found.st_gid, found.st_mode & 0o7777)
-        for name in ("owned", "mine")
-        if (found := (mount / name).stat())
-    }
+    found = {name: (mount / name).stat() for name in ("owned", "mine")}
+    facts = {name: (s.st_uid, s.st_gid, s.st_mode & 0o7777) for name, s in found.items()}
     assert facts == {"owned": (21_060, 21_063, 0o440), "mine": (21_061, 21_062, 0o400)}
 
 
@@ -196,3 +193,23 @@ def test_a_node_removed_while_away_wipes_when_it_is_back(cluster: RunningCluster
     agent.start()
     wait_until(lambda: agent.read("remote", "left-behind") is None, "the agent wiped")
     agent.kill()
+
+
+@pytest.mark.slow
+def test_the_tasks_of_a_node_that_is_down_move_after_patience(cluster: RunningCluster) -> None:
+    """Its agent killed: at first nothing moves, for it may come back; then the other node serves.
+    When it is back, it gives up what moved."""
+    cluster.create_secret("moving", b"value")
+    cluster.create_service("moves", 21_090, "moving")
+    (before,) = [a for a in cluster.agents if a.running and a.read("moves", "moving")]
+    before.kill()
+    assert _nodes_of(cluster, "moves") == {before.name}
+    wait_until(lambda: cluster.node(before.name)["state"] == "down", "the node is down")
+    wait_until(
+        lambda: before.name not in _nodes_of(cluster, "moves"), "its task moved", patience_s=120
+    )
+    (after,) = _nodes_of(cluster, "moves")
+    (other,) = [agent for agent in cluster.agents if agent.name == after]
+    wait_until(lambda: other.read("moves", "moving") == b"value", "the other node serves")
+    before.start()
+    wait_until(lambda: before.read("moves", "moving") is None, "the first one gave it up")
