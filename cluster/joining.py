@@ -139,7 +139,18 @@ class Joiner:
         }
         return msgspec.json.encode(asked)
 
-    def call(self, admitted: Admitted, path: str) -> dict[str, object]:
+    def become_learner(self, admitted: Admitted) -> dict[str, str]:
+        """Have this manager's member added; return name -> peer address of all members."""
+        members = self._call(admitted, "/v1/managers/learner").get("initial_cluster")
+        if not isinstance(members, dict):
+            raise Unavailable("the manager's answer names no members")
+        return {str(name): str(peer) for name, peer in members.items()}
+
+    def become_voter(self, admitted: Admitted) -> None:
+        """Have the member promoted; raises Unavailable until it has caught up."""
+        self._call(admitted, "/v1/managers/promote")
+
+    def _call(self, admitted: Admitted, path: str) -> dict[str, object]:
         """Call a manager with the joiner's new certificate."""
         contents = admitted.contents
         context = client_context(

@@ -11,7 +11,6 @@ DESIGN 4 and 5, ADR 0010.
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -20,11 +19,11 @@ import structlog
 
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Config
+from cluster.data_directory import DataDirectory
 from cluster.engine_start import (
     EngineKind,
     StartedEngine,
     engine_kind,
-    has_engine_data,
     start_engine,
 )
 from cluster.founding import Founder
@@ -64,8 +63,6 @@ log = structlog.get_logger(__name__)
 
 ENGINES: Final = frozenset({"sqlite", "etcd"})
 QUORUM_LOOK_S: Final = 0.2
-FOUNDING_MARK: Final = "founding"
-"""A file that exists while a cluster is being founded: only then may what lies here be wiped."""
 CATCH_UP_TIMEOUT_S: Final = 120.0
 
 
@@ -86,7 +83,8 @@ class Lifecycle:
         self.config = config
         self.clock = clock
         self.entropy = entropy
-        self.state = State.LOCKED if config.seal_file.exists() else State.EMPTY
+        self._directory = DataDirectory(config)
+        self.state = State.LOCKED if self._directory.has_seal_file else State.EMPTY
         self.failed = asyncio.Event()
         """Set when what ran has ended by itself; the process ends then."""
         self._step = ""
@@ -121,9 +119,7 @@ class Lifecycle:
                 node_ttl_s=request.node_ttl_s,
             )
             kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
-            mark = self.config.data_dir / FOUNDING_MARK
-            await asyncio.to_thread(_remove_unfounded, self.config)
-            mark.touch(mode=0o600)
+            await asyncio.to_thread(self._directory.begin_founding)
             started = await start_engine(
                 self.config, kind, founding.contents, self.clock, self.entropy
             )
@@ -139,7 +135,7 @@ class Lifecycle:
             except BaseException:
                 await started.stop()
                 raise
-            mark.unlink()
+            self._directory.end_founding()
             self._begin(founding.contents, seal_key, started)
             await self._until_serving()
         return founding.reply
@@ -152,21 +148,21 @@ class Lifecycle:
         async with self._moving:
             if self.state not in {State.EMPTY, State.LOCKED}:
                 raise Conflict("this manager is part of a cluster already")
-            if not self.config.seal_file.exists():
-                self._require_no_engine_data()
-                await asyncio.to_thread(_remove_unfounded, self.config)
+            if not self._directory.has_seal_file:
+                self._directory.require_no_data()
+                await asyncio.to_thread(self._directory.remove_unfounded)
             joiner = Joiner(self.config, self.entropy)
             yield Step("asking to be let in")
             admitted = await asyncio.to_thread(joiner.ask, token, unlock_key, request.managers)
             yield Step("becoming a learner")
-            members = await asyncio.to_thread(joiner.call, admitted, "/v1/managers/learner")
+            members = await asyncio.to_thread(joiner.become_learner, admitted)
             started = await start_engine(
                 self.config,
                 "etcd",
                 admitted.contents,
                 self.clock,
                 self.entropy,
-                initial_cluster=_initial_cluster(members),
+                initial_cluster=members,
                 state="existing",
             )
             try:
@@ -244,19 +240,11 @@ class Lifecycle:
     # --- moving on ---
 
     def _require_empty(self) -> None:
-        if self.state is not State.EMPTY or self.config.seal_file.exists():
+        if self.state is not State.EMPTY or self._directory.has_seal_file:
             raise AlreadyExists(
                 "this manager has been initialised; a new cluster needs an empty data directory"
             )
-        self._require_no_engine_data()
-
-    def _require_no_engine_data(self) -> None:
-        mark = self.config.data_dir / FOUNDING_MARK
-        if has_engine_data(self.config) and not mark.exists():
-            raise AlreadyExists(
-                "engine data lie here without a seal file; restore the seal file, or choose an "
-                "empty data directory"
-            )
+        self._directory.require_no_data()
 
     async def unlock_with(self, key: UnlockKey) -> None:
         """Open the seal file and start; returns before there is a quorum."""
@@ -268,9 +256,7 @@ class Lifecycle:
             if self.state is not State.LOCKED:
                 return
             contents, seal_key = await asyncio.to_thread(open_seal_file, self.config.seal_file, key)
-            # Left by a founding that was cut short after the seal file: it would let a later `init`
-            # wipe a cluster whose seal file was lost.
-            (self.config.data_dir / FOUNDING_MARK).unlink(missing_ok=True)
+            self._directory.end_founding()  # it may have been cut short after the seal file
             if contents.pending:
                 raise Conflict("this manager's join is not complete; run `strongroom join` again")
             self._step = "starting the engine"
@@ -386,22 +372,13 @@ class Lifecycle:
             bound.close()
 
 
-def _remove_unfounded(config: Config) -> None:
-    """Remove what an interrupted founding left: nothing of it was ever acknowledged."""
-    mark = config.data_dir / FOUNDING_MARK
-    if mark.exists():
-        if config.engine_dir.exists():
-            shutil.rmtree(config.engine_dir)
-        mark.unlink()
-
-
 async def _promoted(joiner: Joiner, admitted: Admitted) -> None:
     """Return once this manager's member is a voter."""
     try:
         async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
             while True:
                 try:
-                    await asyncio.to_thread(joiner.call, admitted, "/v1/managers/promote")
+                    await asyncio.to_thread(joiner.become_voter, admitted)
                 except Unavailable:
                     await asyncio.sleep(QUORUM_LOOK_S)
                 else:
@@ -410,13 +387,6 @@ async def _promoted(joiner: Joiner, admitted: Admitted) -> None:
         raise Unavailable(
             "this manager's member did not catch up; run `strongroom join` again"
         ) from None
-
-
-def _initial_cluster(members: dict[str, object]) -> dict[str, str]:
-    named = members.get("initial_cluster")
-    if not isinstance(named, dict):
-        raise Unavailable("the manager's answer names no members")
-    return {str(name): str(peer) for name, peer in named.items()}
 
 
 def _describe(error: BaseException) -> str:

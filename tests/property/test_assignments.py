@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,6 +129,7 @@ def naive(world: World, node: str) -> set[tuple[str, str, str, int]]:
     return files
 
 
+@pytest.mark.threat("T-05")
 @given(worlds())
 def test_assignments_match_naive_model(world: World) -> None:
     assigned = assignments_of(world, HERE)

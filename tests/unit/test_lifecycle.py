@@ -13,7 +13,8 @@ import pytest
 
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Address, Config
-from cluster.lifecycle import FOUNDING_MARK, Lifecycle, State
+from cluster.data_directory import FOUNDING_MARK
+from cluster.lifecycle import Lifecycle, State
 from cluster.manager import _unlock_by_provider
 from cluster.pki.csr import make_csr, new_key
 from cluster.pki.join_token import JoinToken
@@ -189,6 +190,7 @@ async def test_mark_that_outlived_its_founding_does_no_harm(config: Config) -> N
 # --- unlocking ----------------------------------------------------------------------------------
 
 
+@pytest.mark.threat("T-24")
 async def test_restarted_manager_is_locked_until_unlocked(config: Config) -> None:
     unlock_key = await founded(config)
     async with living(config) as life:
@@ -202,6 +204,7 @@ async def test_restarted_manager_is_locked_until_unlocked(config: Config) -> Non
         assert await steps(life, unlock_key) == [Step(done=True)]
 
 
+@pytest.mark.threat("T-24")
 async def test_wrong_unlock_key_changes_nothing(config: Config) -> None:
     unlock_key = await founded(config)
     async with living(config) as life:

@@ -69,7 +69,7 @@ async def test_unknown_path_and_method_are_told_apart(lab: ApiLab) -> None:
     assert error_of(await lab.ask("PUT", "/v1/secrets"))[:2] == (405, "method_not_allowed")
 
 
-@pytest.mark.threat("T-15")
+@pytest.mark.threat("T-17")
 @pytest.mark.parametrize(
     ("method", "target", "body"),
     [
@@ -101,7 +101,7 @@ async def test_no_error_repeats_what_was_sent(
     assert CANARY not in repr(events).lower()
 
 
-@pytest.mark.threat("T-15")
+@pytest.mark.threat("T-17")
 @pytest.mark.parametrize(
     ("path", "body"),
     [

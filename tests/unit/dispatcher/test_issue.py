@@ -13,6 +13,7 @@ async def test_assigned_secret_is_issued_by_name_and_by_target(lab: DispatchLab)
     assert lab.receipt(node_id, "db") is not None
 
 
+@pytest.mark.threat("T-05")
 async def test_not_yours_and_not_there_read_the_same(lab: DispatchLab) -> None:
     node_id = await lab.running("db")
     await lab.running("theirs", service="blue")
@@ -33,6 +34,7 @@ async def test_evicted_node_is_issued_nothing(lab: DispatchLab) -> None:
         await lab.issue.issue(node_id, "red", "db")
 
 
+@pytest.mark.threat("T-09")
 async def test_eviction_before_the_barrier_wins(lab: DispatchLab, engine: WatchedEngine) -> None:
     node_id = await lab.running("db")
 
@@ -61,6 +63,7 @@ async def test_rotation_before_the_barrier_is_followed(
     assert lab.receipt(node_id, "db", 2) is not None
 
 
+@pytest.mark.threat("T-09")
 async def test_nothing_is_issued_without_a_quorum(lab: DispatchLab, engine: WatchedEngine) -> None:
     node_id = await lab.running("db")
 

@@ -207,6 +207,7 @@ async def lagging_manager(
         engine.flowing.set()
 
 
+@pytest.mark.threat("T-09")
 @pytest.mark.parametrize("what", ["node", "service", "task"])
 async def test_lagging_manager_cannot_issue_after_a_removal(
     lab: DispatchLab, stores: StoreLab, what: str

@@ -58,6 +58,7 @@ async def test_what_the_agent_still_holds_is_not_sent(lab: DispatchLab) -> None:
     assert lab.receipt(node_id, "db") is not None
 
 
+@pytest.mark.threat("T-05")
 async def test_nothing_is_sent_for_what_runs_elsewhere(lab: DispatchLab) -> None:
     await lab.running("db")
     other = await lab.join("other")
@@ -106,6 +107,7 @@ async def test_large_values_are_split_over_messages(lab: DispatchLab) -> None:
 # --- eviction -----------------------------------------------------------------------------------
 
 
+@pytest.mark.threat("T-10")
 async def test_evicted_node_is_told_to_wipe_and_gets_nothing_more(lab: DispatchLab) -> None:
     node_id = await lab.running("db")
     async with lab.talk(node_id) as talk:
@@ -138,6 +140,7 @@ async def test_late_ack_is_no_answer_to_the_wipe(
         await talk.ended()
 
 
+@pytest.mark.threat("T-10")
 async def test_eviction_in_the_middle_of_a_delivery_stops_it(lab: DispatchLab) -> None:
     names = [f"large-{number}" for number in range(3)]
     node_id = await lab.running(*names)
@@ -155,6 +158,7 @@ async def test_eviction_in_the_middle_of_a_delivery_stops_it(lab: DispatchLab) -
         assert not any(isinstance(m, wire.Snapshot) for m in talk.link.sent)
 
 
+@pytest.mark.threat("T-09")
 async def test_evicted_node_gets_no_lease(lab: DispatchLab) -> None:
     node_id = await lab.join("one")
     async with lab.talk(node_id) as talk:
@@ -170,6 +174,7 @@ async def test_evicted_node_gets_no_lease(lab: DispatchLab) -> None:
 # --- what changes while it is decided ------------------------------------------------------------
 
 
+@pytest.mark.threat("T-09")
 async def test_service_removed_between_decision_and_barrier_is_not_sent(
     lab: DispatchLab, engine: WatchedEngine
 ) -> None:
@@ -205,6 +210,7 @@ async def test_rotation_between_decision_and_barrier_is_decided_again(
     assert [value.value for value in talk.link.values()] == [b"second"]
 
 
+@pytest.mark.threat("T-09")
 async def test_without_a_quorum_nothing_is_issued_until_it_is_back(
     lab: DispatchLab, engine: WatchedEngine
 ) -> None:
