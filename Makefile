@@ -44,6 +44,17 @@ e2e: venv tools ## Run the end-to-end tests, slow ones included
 adversarial: venv tools ## Run the attacks, slow ones included
 	@$(PYTEST) tests/adversarial $(ARGS)
 
+MINUTES ?= 3
+SEED ?= 0
+
+.PHONY: faults
+faults: venv tools ## Run a cluster under faults and judge it (MINUTES=60 SEED=7 ARGS="--managers 5 --only kill")
+	@tools/keep_ownership.sh $(PY) -m tests.faults --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+.PHONY: faults-mutants
+faults-mutants: venv tools ## Plant bugs and show that the fault runs find each (ARGS="NAME ...")
+	@tools/keep_ownership.sh $(PY) -m tests.faults.mutants $(ARGS)
+
 .PHONY: coverage
 coverage: venv tools ## Run the tests of `make test` and show which branches they miss
 	@tools/keep_ownership.sh $(PY) -m coverage run -m pytest -m "not slow" $(ARGS)

@@ -8,6 +8,7 @@ again, and a locked one is unlocked.
 import contextlib
 import os
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -182,7 +183,8 @@ class FaultCluster(RunningCluster):
                 if now < self._not_before.get(manager.name, 0):
                     continue
                 self._not_before[manager.name] = now + RESTART_S
-                self.restarts.append(f"{manager.name} ended with {manager.child.returncode}")
+                if manager.child.returncode != -signal.SIGKILL:
+                    self.restarts.append(f"{manager.name} ended with {manager.child.returncode}")
                 Process.start(manager)
 
     def _run_keeper(self) -> None:
