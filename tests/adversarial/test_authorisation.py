@@ -247,6 +247,8 @@ def test_every_route_has_a_row(stage: Stage) -> None:
     assert over_http == {row for row in rows if row[0] != "WEBSOCKET"}
 
 
+@pytest.mark.threat("T-12")
+@pytest.mark.threat("T-27")
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row.method} {row.route}")
 def test_route_answers_whom_it_should_and_nobody_else(stage: Stage, row: Row) -> None:
     allowed = row.allowed.split()

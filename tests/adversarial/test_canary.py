@@ -128,7 +128,7 @@ def use(stage: Stage) -> None:
     # A command reads the value from its standard input, and an agent restarts with it mounted.
     agent.kill()
     agent.start()
-    wait_until(lambda: cluster.node("n1")["state"] == "ready", "the agent is back")
+    wait_until(lambda: agent.text().count("link.opened") == 2, "the agent is back")
     assert agent.read(SERVICE, NAME) == second
 
 
