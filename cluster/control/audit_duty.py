@@ -65,8 +65,9 @@ class AuditDuty:
     async def run(self) -> None:
         """Hold the duty until cancelled. Raises Conflict when the campaign was lost."""
         while True:
-            await self._try_look()
+            # First the pause: whoever takes the duties has more urgent ones.
             await asyncio.sleep(LOOK_S)
+            await self._try_look()
 
     async def look(self) -> None:
         """Look once, and trim and destroy what is due."""

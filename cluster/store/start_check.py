@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from cluster.protocol.errors import AuditChainBroken, Unavailable
+from cluster.protocol.errors import AuditChainBroken, IntegrityError, Unavailable
 from cluster.protocol.ids import ManagerId
 from cluster.store.audit_chain import ChainHead, read_chain, trimmed_head, writes_of
 from cluster.store.history import RETURNING
@@ -68,7 +68,8 @@ async def check_against_chains(store: SealedStore) -> int:
     """Report every contradiction as a fault of its kind; return how many links were read.
 
     May run beside writes and beside trimming: it judges the state that the view shows when it
-    begins, and begins again if links were trimmed under its eyes.
+    begins, and begins again if links were trimmed under its eyes. Goes on trying while the engine
+    cannot be read.
     """
     while True:
         try:
@@ -82,6 +83,11 @@ async def check_against_chains(store: SealedStore) -> int:
             log.info("store.check_again", code=error.code)
             await asyncio.sleep(RETRY_S)
             continue
+        except IntegrityError as error:
+            # What the check itself needs cannot be trusted: that fault was reported when it was
+            # met, and a manager that ended for it could not tell anybody.
+            log.warning("store.check_refused", code=error.code)
+            return 0
         for kind, what in tale.wrong:
             store.view.fault(kind, what)
         return tale.links
