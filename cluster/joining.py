@@ -6,6 +6,7 @@ by the token's digest of the root.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -139,18 +140,23 @@ class Joiner:
         }
         return msgspec.json.encode(asked)
 
-    def become_learner(self, admitted: Admitted) -> dict[str, str]:
-        """Have this manager's member added; return name -> peer address of all members."""
-        members = self._call(admitted, "/v1/managers/learner").get("initial_cluster")
+    def become_learner(self, admitted: Admitted, *, fresh: bool) -> tuple[dict[str, str], bool]:
+        """Have this manager's member added; return name -> peer address of all members, and
+        whether it was added anew.
+
+        `fresh`: it has no data, whatever the members remember of it.
+        """
+        reply = self._call(admitted, "/v1/managers/learner", {"fresh": fresh})
+        members = reply.get("initial_cluster")
         if not isinstance(members, dict):
             raise Unavailable("the manager's answer names no members")
-        return {str(name): str(peer) for name, peer in members.items()}
+        return {str(name): str(peer) for name, peer in members.items()}, bool(reply.get("added"))
 
     def become_voter(self, admitted: Admitted) -> None:
         """Have the member promoted; raises Unavailable until it has caught up."""
-        self._call(admitted, "/v1/managers/promote")
+        self._call(admitted, "/v1/managers/promote", {})
 
-    def _call(self, admitted: Admitted, path: str) -> dict[str, object]:
+    def _call(self, admitted: Admitted, path: str, body: Mapping[str, object]) -> dict[str, object]:
         """Call a manager with the joiner's new certificate."""
         contents = admitted.contents
         context = client_context(
@@ -161,8 +167,8 @@ class Joiner:
                 admitted.managers,
                 "POST",
                 path,
-                body=b"",
-                headers={},
+                body=msgspec.json.encode(body),
+                headers={"content-type": "application/json"},
                 context=context,
                 trust_domain=contents.trust_domain,
                 timeout_s=ASK_TIMEOUT_S,

@@ -20,6 +20,7 @@ import structlog
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Config
 from cluster.data_directory import DataDirectory
+from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
     EngineKind,
     StartedEngine,
@@ -27,7 +28,7 @@ from cluster.engine_start import (
     start_engine,
 )
 from cluster.founding import Founder
-from cluster.joining import Admitted, Joiner
+from cluster.joining import Joiner
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -49,6 +50,7 @@ from cluster.seal.unlock import (
     UnlockKey,
     create_seal_file,
     open_seal_file,
+    rewrite_seal_file,
 )
 from cluster.sockets import bind_tcp
 from cluster.store.sealed_store import SealedStore, bootstrap_store, load_wrapped_keyring
@@ -63,7 +65,6 @@ log = structlog.get_logger(__name__)
 
 ENGINES: Final = frozenset({"sqlite", "etcd"})
 QUORUM_LOOK_S: Final = 0.2
-CATCH_UP_TIMEOUT_S: Final = 120.0
 
 
 class State(StrEnum):
@@ -155,19 +156,10 @@ class Lifecycle:
             yield Step("asking to be let in")
             admitted = await asyncio.to_thread(joiner.ask, token, unlock_key, request.managers)
             yield Step("becoming a learner")
-            members = await asyncio.to_thread(joiner.become_learner, admitted)
-            started = await start_engine(
-                self.config,
-                "etcd",
-                admitted.contents,
-                self.clock,
-                self.entropy,
-                initial_cluster=members,
-                state="existing",
-            )
+            started = await start_learner(joiner, admitted, self.clock, self.entropy)
             try:
                 yield Step("catching up")
-                await _promoted(joiner, admitted)
+                await promoted(joiner, admitted)
                 contents = await asyncio.to_thread(joiner.complete, admitted)
             except BaseException:
                 await started.stop()
@@ -257,11 +249,15 @@ class Lifecycle:
                 return
             contents, seal_key = await asyncio.to_thread(open_seal_file, self.config.seal_file, key)
             self._directory.end_founding()  # it may have been cut short after the seal file
-            if contents.pending:
-                raise Conflict("this manager's join is not complete; run `strongroom join` again")
+            require_joined(self.config, contents)
             self._step = "starting the engine"
             kind = engine_kind(self.config)
             started = await start_engine(self.config, kind, contents, self.clock, self.entropy)
+            if contents.pending:
+                contents = await completed(self.config, contents, started)
+                await asyncio.to_thread(
+                    rewrite_seal_file, self.config.seal_file, seal_key, contents, self.entropy
+                )
             self._begin(contents, seal_key, started)
 
     def _begin(self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine) -> None:
@@ -370,23 +366,6 @@ class Lifecycle:
             await self._started.stop()
         for bound in self._sockets:
             bound.close()
-
-
-async def _promoted(joiner: Joiner, admitted: Admitted) -> None:
-    """Return once this manager's member is a voter."""
-    try:
-        async with asyncio.timeout(CATCH_UP_TIMEOUT_S):
-            while True:
-                try:
-                    await asyncio.to_thread(joiner.become_voter, admitted)
-                except Unavailable:
-                    await asyncio.sleep(QUORUM_LOOK_S)
-                else:
-                    return
-    except TimeoutError:
-        raise Unavailable(
-            "this manager's member did not catch up; run `strongroom join` again"
-        ) from None
 
 
 def _describe(error: BaseException) -> str:

@@ -85,8 +85,12 @@ class ManagerAdmission:
             address,
         )
 
-    async def add_learner(self, principal: Principal) -> dict[str, object]:
-        """Add the caller's member as a learner and return the members as `initial_cluster`."""
+    async def add_learner(self, principal: Principal, *, fresh: bool) -> dict[str, object]:
+        """Add the caller's member as a learner and return the members as `initial_cluster`.
+
+        `fresh`: the caller has no data. A learner that had started is then added anew, and a voter
+        cannot be: it would forget what it has acknowledged.
+        """
         joiner = self._joiner(principal)
         leadership = await self.engine.campaign("membership", self.contents.manager_id, JOIN_TTL_S)
         try:
@@ -95,16 +99,26 @@ class ManagerAdmission:
                     log.warning("engine.stale_learner_removed", name=member.name)
                     await self.engine.membership.remove_member(member.member_id)
             members = await self.engine.membership.members()
-            if all(member.peer_address != joiner.peer_address for member in members):
+            own = next((m for m in members if m.peer_address == joiner.peer_address), None)
+            if own is not None and own.name and fresh:
+                if not own.is_learner:
+                    raise Conflict(
+                        "this manager's member is a voter and its data are gone; remove the "
+                        "member, then join with a new token"
+                    )
+                await self.engine.membership.remove_member(own.member_id)
+                own = None
+            if own is None:
                 members = await self.engine.membership.add_learner(joiner.peer_address)
         finally:
             await leadership.resign()
         names = self._names()
         return {
+            "added": own is None,
             "initial_cluster": {
                 names.get(member.peer_address, member.name): member.peer_address
                 for member in members
-            }
+            },
         }
 
     async def promote(self, principal: Principal) -> dict[str, object]:
@@ -142,7 +156,7 @@ class NoAdmission:
         """Refuse."""
         raise _sqlite_alone()
 
-    async def add_learner(self, principal: Principal) -> NoReturn:  # noqa: ARG002  # the port's form
+    async def add_learner(self, principal: Principal, *, fresh: bool) -> NoReturn:  # noqa: ARG002  # the port's form
         """Refuse."""
         raise _sqlite_alone()
 

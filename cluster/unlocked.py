@@ -8,7 +8,7 @@ exists.
 import asyncio
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -30,6 +30,7 @@ from cluster.api.peer import ConnectionRegistry, peer_protocols
 from cluster.api.request_log import RequestLog
 from cluster.config import Config
 from cluster.control.issuing import trust_bundle
+from cluster.control.policy import Role
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
 from cluster.manager_certificate import ManagerCertificate
@@ -43,7 +44,7 @@ from cluster.protocol.ids import NodeId
 from cluster.seal.unlock import SealFileContents, SealKey
 from cluster.status import ClusterStatus
 from cluster.store.audit_trim import AuditTrim
-from cluster.store.records import Kind, NodeRecord, OperatorRecord
+from cluster.store.records import Kind, ManagerState, NodeRecord, OperatorRecord
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import ViewChange
 from cluster.system import Clock, Entropy
@@ -115,6 +116,7 @@ class UnlockedManager:
             self.clock,
             self.entropy,
         )
+        await self._be_active()
         await certificate.ensure_fresh()
         registry = ConnectionRegistry(self.contents.trust_domain, self.clock)
         self._watch_changes(registry)
@@ -146,6 +148,13 @@ class UnlockedManager:
             while not (api.started and join.started):  # noqa: ASYNC110  # uvicorn tells by a flag
                 await asyncio.sleep(START_LOOK_S)
             on_serving()
+
+    async def _be_active(self) -> None:
+        """Note that this manager is in, where whoever admitted it crashed before noting it."""
+        stored = self.store.view.managers.get(self.cases.manager_id)
+        if stored is not None and stored.record.state is ManagerState.PENDING:
+            joining = replace(self.cases.own, role=Role.JOINING_MANAGER)
+            await self.cases.managers.activate(joining, self.cases.manager_id)
 
     # --- listeners ---
 

@@ -32,8 +32,11 @@ class Membership(Protocol):
         """Return the reply to a joining manager; the same one as long as its join is pending."""
         ...
 
-    async def add_learner(self, principal: Principal) -> dict[str, object]:
-        """Add the caller's engine member as a learner and return `initial_cluster`."""
+    async def add_learner(self, principal: Principal, *, fresh: bool) -> dict[str, object]:
+        """Add the caller's engine member as a learner; return `initial_cluster` and `added`.
+
+        `fresh`: it has no data, whatever the members remember of it.
+        """
         ...
 
     async def promote(self, principal: Principal) -> dict[str, object]:

@@ -1,10 +1,18 @@
 """What a joining manager calls with its new certificate: become a learner, become a voter."""
 
+import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from cluster.api.edge import Edge
+from cluster.api.edge import Edge, decoded
 from cluster.api.membership import Membership
+
+
+class LearnerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A joining manager's member asks to be added."""
+
+    fresh: bool
+    """It has no data, whatever the members remember of it."""
 
 
 def routes(edge: Edge, membership: Membership) -> APIRouter:
@@ -14,7 +22,9 @@ def routes(edge: Edge, membership: Membership) -> APIRouter:
     @router.post("/learner")
     async def add_learner(request: Request) -> Response:
         """Add the calling manager's engine member as a learner."""
-        return edge.answer(await membership.add_learner(await edge.principal(request)))
+        principal = await edge.principal(request)
+        asked = await decoded(request, LearnerRequest)
+        return edge.answer(await membership.add_learner(principal, fresh=asked.fresh))
 
     @router.post("/promote")
     async def promote(request: Request) -> Response:
