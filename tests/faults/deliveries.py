@@ -95,14 +95,16 @@ def probe_faults(
             case "hello":
                 base = None
                 last = max(last, message["highest"] or 0)
-                fresh = max((number for at, number in seen if at < message["at"]), default=0)
+                fresh = _newest(seen, message["at"])
+            case "resync":
+                fresh = _newest(seen, message["at"])
             case "snapshot" | "delta":
                 revision = message["revision"]
                 if message["kind"] == "delta" and message["base"] != base:
                     yield f"{where}: a delta builds on {message['base']}, the last was {base}"
                 if revision < last:
                     yield f"{where}: revision {revision} came after {last}"
-                if revision < fresh:
+                if message["kind"] == "snapshot" and revision < fresh:
                     yield f"{where}: revision {revision}, but {fresh} was acknowledged before"
                 for secret_id, version in message["missing"]:
                     yield f"{where}: no value came for {secret_id}/{version}"
@@ -110,6 +112,10 @@ def probe_faults(
                 last, base = max(last, revision), revision
             case _:
                 pass
+
+
+def _newest(seen: Iterable[tuple[float, int]], moment: float) -> int:
+    return max((number for at, number in seen if at < moment), default=0)
 
 
 def _unreceipted(

@@ -6,6 +6,7 @@ seconds for another one. A line of the output is one message, without any value.
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import sys
@@ -22,6 +23,7 @@ from cluster.pki.tls import client_context
 from cluster.protocol import wire
 
 STAY_S: Final = (0.5, 6.0)
+ASK_S: Final = (0.2, 1.2)
 OPEN_S: Final = 5.0
 
 
@@ -35,6 +37,8 @@ class Probe:
         self._session = 0
         self._highest: wire.RevisionPair | None = None
         self._held: set[wire.VersionKey] = set()
+        self._settled = asyncio.Event()
+        """The snapshot that was asked for last has come."""
 
     async def run(self, addresses: Sequence[str]) -> None:
         """Visit managers for ever."""
@@ -58,14 +62,32 @@ class Probe:
                 self._held.clear()
                 highest = None
             self._write("hello", manager=address, highest=_number(highest))
-            held = tuple(sorted(self._held, key=lambda key: (key.secret_id, key.version)))
+            held = self._holds()
             hello = wire.Hello((wire.FORMAT,), "probe", "probe", "kernel", "", held, highest)
             await link.send(wire.encode(hello))
+            self._settled.clear()
+            asking = asyncio.create_task(self._ask_again(link))
             try:
                 async with asyncio.timeout(self._random.uniform(*STAY_S)):
                     await self._listen(link)
             except TimeoutError:
                 return
+            finally:
+                asking.cancel()
+
+    def _holds(self) -> tuple[wire.VersionKey, ...]:
+        return tuple(sorted(self._held, key=lambda key: (key.secret_id, key.version)))
+
+    async def _ask_again(self, link: ClientConnection) -> None:
+        """Ask for a whole snapshot every now and then, never for two at a time: each must be as
+        fresh as what was acknowledged before it was asked for."""
+        with contextlib.suppress(WebSocketException, OSError):
+            while True:
+                await self._settled.wait()
+                await asyncio.sleep(self._random.uniform(*ASK_S))
+                self._settled.clear()
+                self._write("resync")
+                await link.send(wire.encode(wire.Resync(self._holds())))
 
     async def _listen(self, link: ClientConnection) -> None:
         services: dict[str, wire.ServiceAssignment] = {}
@@ -80,6 +102,7 @@ class Probe:
                     dropped = tuple(services.keys() - {one.service_id for one in snapshot.services})
                     services = {one.service_id: one for one in snapshot.services}
                     self._manifest("snapshot", snapshot.revision, None, services)
+                    self._settled.set()
                     await self._ack(link, snapshot.revision, services.values(), dropped)
                 case wire.Delta() as delta:
                     services.update({one.service_id: one for one in delta.changed})

@@ -88,6 +88,15 @@ def test_a_delivery_that_is_wrong_is_found(messages: list[dict[str, Any]], word:
     assert any(word in fault for fault in probed(*messages))
 
 
+def test_a_snapshot_asked_for_again_must_be_fresh() -> None:
+    again = {**HELLO, "kind": "resync", "at": 13.0}
+    stale = {**SNAPSHOT, "at": 14.0}
+    assert probed(HELLO, SNAPSHOT, again, stale, end=7.0) == []
+    older = {**SNAPSHOT, "revision": 8, "at": 11.0}
+    faults = probed(HELLO, older, again, {**stale, "revision": 8}, end=7.0)
+    assert faults == ["session 1 at 14.00: revision 8, but 9 was acknowledged before"]
+
+
 def test_what_is_acknowledged_after_the_hello_need_not_be_delivered() -> None:
     assert probed(HELLO, {**SNAPSHOT, "revision": 8}, end=6.0) == []
 
