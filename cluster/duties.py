@@ -126,17 +126,17 @@ class Duties:
         self._alive = await self._managers_alive()
         now = self.clock.monotonic_s()
         orphans = {
-            NodeId(stored.record.id): stored.record.manager_id
+            NodeId(stored.record.id): stored.record
             for stored in self.store.view.node_statuses.values()
             if stored.record.state is NodeState.READY
             and stored.record.manager_id not in self._alive
         }
         for node_id in self._orphaned_since.keys() - orphans.keys():
             del self._orphaned_since[node_id]
-        for node_id, manager_id in orphans.items():
+        for node_id, status in orphans.items():
             since = self._orphaned_since.setdefault(node_id, now)
             if now - since >= ORPHAN_AFTER_S:
-                await mark_down(self.store, node_id, manager_id, self.clock, (guard,))
+                await mark_down(self.store, status, self.clock, (guard,))
 
     async def _managers_alive(self) -> frozenset[ManagerId]:
         """Return who shows a sign of life; whoever asks is alive, even before his own stands."""

@@ -125,36 +125,36 @@ class Presence:
     async def _sweep(self) -> None:
         now = self.clock.monotonic_s()
         ours = {
-            NodeId(stored.record.id)
+            NodeId(stored.record.id): stored.record
             for stored in self.store.view.node_statuses.values()
             if stored.record.manager_id == self.manager_id
             and stored.record.state is NodeState.READY
         }
-        silent = ours - self._sessions.keys()
+        silent = ours.keys() - self._sessions.keys()
         for node_id in silent:
             self._gone_since.setdefault(node_id, now)
         for node_id in list(self._gone_since):
             if node_id not in silent:
                 del self._gone_since[node_id]
             elif now - self._gone_since[node_id] >= DOWN_AFTER_S:
-                await mark_down(self.store, node_id, self.manager_id, self.clock)
+                await mark_down(self.store, ours[node_id], self.clock)
                 del self._gone_since[node_id]
 
 
 async def mark_down(
-    store: SealedStore,
-    node_id: NodeId,
-    manager_id: ManagerId,
-    clock: Clock,
-    guards: tuple[Compare, ...] = (),
+    store: SealedStore, gone: NodeStatusRecord, clock: Clock, guards: tuple[Compare, ...] = ()
 ) -> None:
-    """Record that a node is down, unless it reconnected somewhere meanwhile."""
+    """Record that a node is down, unless it opened another session since `gone` was its status.
+
+    The manager alone does not tell: a node may come back to the one that it left.
+    """
 
     def decide(view: View) -> Write | None:
-        stored = view.node_statuses.get(node_id)
+        stored = view.node_statuses.get(gone.id)
         if (
             stored is None
-            or stored.record.manager_id != manager_id
+            or (stored.record.manager_id, stored.record.session_id)
+            != (gone.manager_id, gone.session_id)
             or stored.record.state is not NodeState.READY
         ):
             return None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.dispatcher.presence import DOWN_AFTER_S, Presence
+from cluster.dispatcher.presence import DOWN_AFTER_S, Presence, mark_down
 from cluster.protocol import wire
 from cluster.protocol.ids import ManagerId, NodeId
 from cluster.store.records import NodeState, NodeStatusRecord
@@ -65,6 +65,20 @@ async def test_node_that_went_to_another_manager_is_left_to_it(lab: DispatchLab)
     lab.clock.advance(DOWN_AFTER_S * 2)
     await lab.presence._sweep()
     assert status(lab, node_id).state is NodeState.READY
+
+
+async def test_node_that_came_back_to_the_same_manager_is_not_marked_down(
+    lab: DispatchLab,
+) -> None:
+    """It was found gone, and came back before that was written."""
+    node_id = await gone(lab)
+    before = status(lab, node_id)
+    async with lab.talk(node_id) as talk:
+        await talk.link.next(wire.Snapshot)
+        await mark_down(lab.store, before, lab.clock)
+        assert status(lab, node_id).state is NodeState.READY
+        await mark_down(lab.store, status(lab, node_id), lab.clock)
+        assert status(lab, node_id).state is NodeState.DOWN
 
 
 async def test_restarted_manager_misses_the_nodes_it_had(lab: DispatchLab) -> None:
