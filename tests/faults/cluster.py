@@ -161,8 +161,8 @@ class FaultCluster(RunningCluster):
         return agent
 
     def manager(self, name: str) -> FaultManager:
-        """Return a manager by name."""
-        return next(one for one in self.fault_managers() if one.name == name)
+        """Return a manager by name. Raises KeyError."""
+        return {one.name: one for one in self.fault_managers()}[name]
 
     def fault_managers(self) -> list[FaultManager]:
         """Return the managers by their own type."""

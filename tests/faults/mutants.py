@@ -276,9 +276,10 @@ def found(mutant: Mutant) -> str:
                 check=False,
             )
             said = [line for line in done.stderr.splitlines() if line.startswith("VIOLATION")]
+            if said:
+                return f"seed {seed}: {len(said)} violations; {said[0][:160]}"
             if done.returncode != 0:
-                last = done.stderr.strip().splitlines()[-1:]
-                return f"seed {seed}: {len(said)} violations; {(said or last)[0][:160]}"
+                sys.stderr.write(f"{mutant.name}: the run broke\n{done.stderr[-2000:]}\n")
     return ""
 
 

@@ -79,8 +79,7 @@ class Nemesis:
         for manager in self.cluster.fault_managers():
             with contextlib.suppress(ClusterError, OSError, ValueError, KeyError):
                 answer = self.cluster.call("GET", "/v1/status", managers=[manager])
-                name = answer.body["leader"]
-                return next(one for one in self.cluster.fault_managers() if one.name == name)
+                return self.cluster.manager(answer.body["leader"])
         return self.managers(1)[0]
 
 

@@ -102,6 +102,9 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         workload.read_all()
         judge_clients(workload, verdict)
         judge_the_rest(workload, observer, sidecars, verdict)
+    except AssertionError as error:
+        verdict.violations.append(f"it does not come to rest: {error}")
+        sidecars.stop()
     except BaseException:
         sidecars.stop()
         _save(options, cluster, workload, nemesis)
