@@ -134,7 +134,7 @@ class Session:
         state = self._links.get(link)
         if state is None:
             return []
-        handler = self._HANDLERS.get((state.phase, type(message)))
+        handler = self._HANDLERS[state.phase].get(type(message))
         if handler is None:
             return self._leave(state, "unexpected message", now_s)
         return handler(self, state, message, now_s)
@@ -381,26 +381,20 @@ class Session:
         return [effects.WipeAll(reason)]
 
     # Any: each handler takes the message type of its own row.
-    _HANDLERS: ClassVar[
-        Mapping[tuple[Phase, type], Callable[["Session", Link, Any, float], _Todo]]
-    ] = {
-        (Phase.OPENING, wire.Welcome): _welcome,
-        (Phase.OPENING, wire.Wipe): _wipe,
-        (Phase.OPENING, wire.Refusal): _refused,
-        (Phase.SYNCING, wire.Managers): _managers,
-        (Phase.SYNCING, wire.Values): _stage,
-        (Phase.SYNCING, wire.Snapshot): _snapshot,
-        (Phase.SYNCING, wire.Delta): _skip,
-        (Phase.SYNCING, wire.Lease): _grant,
-        (Phase.SYNCING, wire.Certificate): _certificate,
-        (Phase.SYNCING, wire.Wipe): _wipe,
-        (Phase.SYNCING, wire.Refusal): _refused,
-        (Phase.STREAMING, wire.Managers): _managers,
-        (Phase.STREAMING, wire.Values): _stage,
-        (Phase.STREAMING, wire.Snapshot): _snapshot,
-        (Phase.STREAMING, wire.Delta): _delta,
-        (Phase.STREAMING, wire.Lease): _grant,
-        (Phase.STREAMING, wire.Certificate): _certificate,
-        (Phase.STREAMING, wire.Wipe): _wipe,
-        (Phase.STREAMING, wire.Refusal): _refused,
+    _ALWAYS: ClassVar[Mapping[type, Callable[["Session", Link, Any, float], _Todo]]] = {
+        wire.Wipe: _wipe,
+        wire.Refusal: _refused,
+    }
+    _WELCOMED: ClassVar[Mapping[type, Callable[["Session", Link, Any, float], _Todo]]] = {
+        **_ALWAYS,
+        wire.Managers: _managers,
+        wire.Values: _stage,
+        wire.Snapshot: _snapshot,
+        wire.Lease: _grant,
+        wire.Certificate: _certificate,
+    }
+    _HANDLERS: ClassVar = {
+        Phase.OPENING: {**_ALWAYS, wire.Welcome: _welcome},
+        Phase.SYNCING: {**_WELCOMED, wire.Delta: _skip},
+        Phase.STREAMING: {**_WELCOMED, wire.Delta: _delta},
     }

@@ -116,7 +116,7 @@ TABLE = (
     Row("POST", "/v1/renew", f"blue-deployer red-deployer {READERS}", "", {"csr": CSR}),
     Row("POST", "/v1/issue", "node", "", {"service": "red", "secret": "held"}),
     Row("WEBSOCKET", "/v1/session", "other-node node"),
-    Row("POST", "/v1/managers/learner", "joining-manager manager"),
+    Row("POST", "/v1/managers/learner", "joining-manager manager", "", {"fresh": False}),
     Row("POST", "/v1/managers/promote", "joining-manager manager"),
 )  # fmt: skip
 ROUTERS: tuple[Callable[..., APIRouter], ...] = (
