@@ -137,9 +137,11 @@ async def test_nodes_of_a_dead_manager_are_down_unless_they_come_back(
 
 async def test_holder_that_was_replaced_cannot_write(lab: ControlLab, stores: StoreLab) -> None:
     node_id = await lab.join("one")
+    status = lab.view.node_statuses.get(node_id)
+    assert status is not None
     duty = await stores.engine.campaign("placement", "m1", 5.0)
     await duty.resign()
     await stores.engine.campaign("placement", "m2", 5.0)
     with pytest.raises(Conflict):
-        await mark_down(lab.store, node_id, ManagerId("m1"), lab.clock, (duty.guard,))
+        await mark_down(lab.store, status.record, lab.clock, (duty.guard,))
     assert state(lab, node_id) is NodeState.READY
