@@ -55,6 +55,8 @@ RETRY_FAILED_S: Final = 15.0
 RENEWAL_RETRY_S: Final = 30.0
 
 _Todo = list[effects.Effect]
+# Any: each handler takes the message type of its own row.
+_Table = Mapping[type, Callable[["Session", Link, Any, float], _Todo]]
 
 
 class Session:
@@ -380,12 +382,8 @@ class Session:
         self._holdings.clear()
         return [effects.WipeAll(reason)]
 
-    # Any: each handler takes the message type of its own row.
-    _ALWAYS: ClassVar[Mapping[type, Callable[["Session", Link, Any, float], _Todo]]] = {
-        wire.Wipe: _wipe,
-        wire.Refusal: _refused,
-    }
-    _WELCOMED: ClassVar[Mapping[type, Callable[["Session", Link, Any, float], _Todo]]] = {
+    _ALWAYS: ClassVar[_Table] = {wire.Wipe: _wipe, wire.Refusal: _refused}
+    _WELCOMED: ClassVar[_Table] = {
         **_ALWAYS,
         wire.Managers: _managers,
         wire.Values: _stage,
@@ -393,7 +391,7 @@ class Session:
         wire.Lease: _grant,
         wire.Certificate: _certificate,
     }
-    _HANDLERS: ClassVar = {
+    _HANDLERS: ClassVar[Mapping[Phase, _Table]] = {
         Phase.OPENING: {**_ALWAYS, wire.Welcome: _welcome},
         Phase.SYNCING: {**_WELCOMED, wire.Delta: _skip},
         Phase.STREAMING: {**_WELCOMED, wire.Delta: _delta},
