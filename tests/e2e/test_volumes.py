@@ -61,6 +61,7 @@ def test_an_agent_without_capabilities_fills_the_volume_it_was_given() -> None:
             ),
             "the agent says why blue is not mounted",
         )
+        assert refused is not None
         assert "tmpfs" in refused
         assert not list((given_root / "blue").iterdir())
 
