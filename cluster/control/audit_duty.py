@@ -16,10 +16,10 @@ from cluster.control.policy import Action, Principal, Resource, authorize
 from cluster.engine.seam import Compare
 from cluster.protocol.errors import (
     AlreadyExists,
+    ClusterError,
     Conflict,
     IntegrityError,
     StaleVersion,
-    Unavailable,
 )
 from cluster.store.audit_trim import AuditTrim, Growth
 from cluster.store.key_epochs import drop_epoch, record_epochs
@@ -83,8 +83,6 @@ class AuditDuty:
             return
         try:
             await self.look()
-        except (StaleVersion, AlreadyExists, Unavailable) as error:
-            log.warning("audit.look_again", code=error.code, reason=error.message)
         except IntegrityError as error:
             # A fault, by which this manager is not ready. The evidence stays where it is: nothing
             # is trimmed until somebody has looked.
@@ -92,6 +90,10 @@ class AuditDuty:
             log.warning("audit.not_trimmed", code=error.code, reason=error.message)
             if not self._store.view.faults:
                 self._store.view.fault(AUDIT, error.message)
+        except ClusterError as error:
+            if isinstance(error, Conflict) and not isinstance(error, StaleVersion | AlreadyExists):
+                raise
+            log.warning("audit.look_again", code=error.code, reason=error.message)
 
     async def _is_due(self, growth: Growth) -> bool:
         quota_bytes = (await self._store.engine.status()).quota_bytes

@@ -6,8 +6,8 @@ import pytest
 
 from cluster.control.audit_duty import AuditDuty, TrimLimits
 from cluster.control.policy import Principal, Role
-from cluster.engine.seam import Delete
-from cluster.protocol.errors import IntegrityError
+from cluster.engine.seam import Compare, Delete
+from cluster.protocol.errors import Conflict, IntegrityError
 from cluster.protocol.identity import Kind as IdentityKind
 from cluster.protocol.identity import SpiffeId
 from cluster.protocol.ids import ManagerId
@@ -30,12 +30,16 @@ async def store(stores: StoreLab) -> SealedStore:
 
 
 def duty_of(
-    stores: StoreLab, store: SealedStore, directory: Path, limits: TrimLimits | None = None
+    stores: StoreLab,
+    store: SealedStore,
+    directory: Path,
+    limits: TrimLimits | None = None,
+    guards: tuple[Compare, ...] = (),
 ) -> AuditDuty:
     identity = SpiffeId(TRUST_DOMAIN, IdentityKind.MANAGER, MANAGER)
     principal = Principal(identity, str(identity), Role.MANAGER)
     trim = AuditTrim(store, stores.clock, stores.entropy, directory / "audit", ManagerId(MANAGER))
-    return AuditDuty(trim, stores.clock, principal, (), limits)
+    return AuditDuty(trim, stores.clock, principal, guards, limits)
 
 
 async def write(store: SealedStore, count: int) -> None:
@@ -156,3 +160,36 @@ async def test_a_store_with_a_fault_is_left_as_it_is(
     assert [kind for kind, _ in store.view.faults] == [Kind.NODE]
     assert checkpoint_of(store) is None
     assert await count_links(stores, store) >= 20
+
+
+async def test_the_duty_outlives_a_store_with_a_fault_and_a_disk_in_the_way(
+    stores: StoreLab, store: SealedStore, tmp_path: Path
+) -> None:
+    await write(store, 20)
+    (tmp_path / "audit").write_text("in the way")
+    duty = duty_of(stores, store, tmp_path, TrimLimits(links=1))
+    await duty._try_look()
+    assert checkpoint_of(store) is None
+    (tmp_path / "audit").unlink()
+    await duty._try_look()
+    checkpoint = checkpoint_of(store)
+    assert checkpoint is not None
+    await write(store, 20)
+    await stores.write_raw(Delete(stores.key(Kind.NODE, "n1")))
+    await store.barrier()
+    for _ in range(2):
+        await duty._try_look()
+    assert checkpoint_of(store) == checkpoint
+    assert [kind for kind, _ in store.view.faults] == [Kind.NODE]
+
+
+async def test_the_duty_ends_where_another_holds_it(
+    stores: StoreLab, store: SealedStore, tmp_path: Path
+) -> None:
+    await write(store, 20)
+    leadership = await stores.engine.campaign("placement", MANAGER, 5.0)
+    await leadership.resign()
+    duty = duty_of(stores, store, tmp_path, TrimLimits(links=1), (leadership.guard,))
+    with pytest.raises(Conflict):
+        await duty._try_look()
+    assert checkpoint_of(store) is None
