@@ -127,15 +127,13 @@ class Client:
     def settle(self, left: Unsettled) -> None:
         """Send a write again, under its request id, when all is at rest and nothing is under way
         any more: now a refusal is as definite as an answer."""
-        for _ in range(20):
-            answer, _, manager = self._settle(
-                left.method, left.path, left.body, dict(left.headers), writes=True
-            )
-            if answer is not None:
-                operation = replace(left.operation, manager=manager, sends=left.operation.sends + 1)
-                self.history.add(self._judged(operation, answer, left.interpret))
-                return
-        self.history.add(left.operation)
+        answer, _, manager = self._settle(
+            left.method, left.path, left.body, dict(left.headers), writes=True
+        )
+        done = replace(left.operation, manager=manager, sends=left.operation.sends + 1)
+        if answer is not None:
+            done = self._judged(done, answer, left.interpret)
+        self.history.add(done)
 
     def _settle(
         self, method: str, path: str, body: bytes, headers: dict[str, str], *, writes: bool

@@ -28,6 +28,8 @@ LASTING: Final = "k0"
 SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING)
 UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
+SETTLING_S: Final = 60.0
+"""How long all unknown outcomes together may take to settle, at rest."""
 READER_S: Final = 30.0
 
 
@@ -102,7 +104,11 @@ class Workload:
         """Settle what is unknown and read every key once more, at rest: what was acknowledged must
         be there."""
         user = Actions(self, self.client("final", gives_up=0))
+        until = time.monotonic() + SETTLING_S
         for left in list(self.unsettled):
+            if time.monotonic() > until:
+                self.failures.append("writes cannot be settled although all is at rest")
+                break
             user.client.settle(left)
         for _ in range(2):
             for secret in (*CHAIN_SECRETS, *CHURN_SECRETS):
