@@ -150,7 +150,7 @@ def judge_the_rest(
 ) -> None:
     """Judge files, records, watches and deliveries, once everything is at rest."""
     cluster = workload.cluster
-    workload.learn_values()
+    workload.learn()
     told, wrong = _converged(workload)
     verdict.violations += [f"not converged: {one}" for one in wrong]
     observer.stop()

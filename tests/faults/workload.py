@@ -118,9 +118,12 @@ class Workload:
             for agent in self.cluster.agents:
                 user.read_node(agent.name)
 
-    def learn_values(self) -> None:
-        """Take in the versions that settled writes were given, and those that nodes were issued."""
+    def learn(self) -> None:
+        """Take in the versions that settled writes were given, and those that nodes were issued,
+        and the ids of services."""
         for one in self.history.operations:
+            if one.action == "create" and one.key.startswith("service:") and one.outcome == "ok":
+                self.service_names[one.value] = one.key.removeprefix("service:")
             mark = one.value if one.action == "issue" else one.argument
             if one.outcome == "ok" and one.result is not None and mark in self.values:
                 self.values[mark] = (self.values[mark][0], one.result)
@@ -232,9 +235,7 @@ class Actions:
         """Create a service."""
         tag = self._tag()
         operation = Operation(0, "", key_of("service", name), "create", tag)
-        answer = self.client.run(operation, "POST", "/v1/services", draft(name, tag), _spec_number)
-        if answer is not None and answer.status < 300:
-            self.workload.service_names[answer.body["id"]] = name
+        self.client.run(operation, "POST", "/v1/services", draft(name, tag), _created_service)
 
     def update_service(self, name: str) -> None:
         """Give a service another tag, mostly only if it is still what was read."""
@@ -336,6 +337,10 @@ def _newest_version(answer: Answered) -> Operation:
 
 def _spec_number(answer: Answered) -> Operation:
     return _result(int(answer.body.get("spec_number", 1)))
+
+
+def _created_service(answer: Answered) -> Operation:
+    return _result(1, str(answer.body["id"]))
 
 
 def _service(answer: Answered) -> Operation:
