@@ -66,6 +66,7 @@ class Unsettled:
     """A write whose outcome is unknown, as it has to be sent again."""
 
     operation: Operation
+    sent_at: float
     method: str
     path: str
     body: bytes
@@ -119,7 +120,9 @@ class Client:
         if done.outcome == "unknown" and not writes:
             return answer  # a read without an answer says nothing
         if done.outcome == "unknown":
-            self.unsettled.append(Unsettled(done, method, path, content, headers, interpret))
+            self.unsettled.append(
+                Unsettled(done, self.now(), method, path, content, headers, interpret)
+            )
         else:
             self.history.add(done)
         return answer

@@ -170,6 +170,10 @@ class FaultCluster(RunningCluster):
         """Return the managers by their own type."""
         return [one for one in self.managers if isinstance(one, FaultManager)]
 
+    def fault_agents(self) -> list[FaultAgent]:
+        """Return the agents by their own type."""
+        return [one for one in self.agents if isinstance(one, FaultAgent)]
+
     # --- keeping ---
 
     def keep(self) -> None:

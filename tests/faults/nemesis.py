@@ -251,15 +251,22 @@ JUMPS_S: Final = (-7_200, -3_700, -300, -30, 30, 300, 3_700, 7_200)
 
 @contextlib.contextmanager
 def _clock_jump(nemesis: Nemesis) -> Iterator[str]:
-    """The calendar of one manager or agent jumps, and jumps back."""
-    struck = nemesis.random.choice([*nemesis.cluster.managers, *nemesis.cluster.agents])
+    """The calendar of one manager or agent jumps; mostly it stays wrong until the next jump."""
+    set_clocks_right(nemesis.cluster)
+    struck = nemesis.random.choice(
+        [*nemesis.cluster.fault_managers() * 2, *nemesis.cluster.fault_agents()]
+    )
     jump = nemesis.random.choice(JUMPS_S)
-    clock = struck.base / "clock"  # type: ignore[attr-defined]  # both kinds have a directory
-    clock.write_text(f"{jump:+d}")
-    try:
-        yield f"{struck.name} by {jump:+d} s"
-    finally:
-        clock.write_text("+0")
+    struck.clock.write_text(f"{jump:+d}")
+    yield f"{struck.name} by {jump:+d} s"
+    if nemesis.random.random() < 0.3:
+        set_clocks_right(nemesis.cluster)
+
+
+def set_clocks_right(cluster: FaultCluster) -> None:
+    """Give every manager and agent the machine's time."""
+    for one in (*cluster.fault_managers(), *cluster.fault_agents()):
+        one.clock.write_text("+0")
 
 
 # --- disks ---

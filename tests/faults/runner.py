@@ -29,7 +29,7 @@ from tests.faults.deliveries import (
 )
 from tests.faults.history import Operation
 from tests.faults.models import State
-from tests.faults.nemesis import FAULTS, Nemesis
+from tests.faults.nemesis import FAULTS, Nemesis, set_clocks_right
 from tests.faults.observer import Observer, look
 from tests.faults.options import Options
 from tests.faults.sidecars import PROBE, Sidecars, read_store
@@ -38,6 +38,12 @@ from tests.support.netns import enter_own_network
 
 PAUSE_S = (0.5, 3.0)
 """Between two faults."""
+SETTLE_EVERY_S = 180.0
+"""Managers remember request ids for ten minutes: no outcome may stay unknown for longer."""
+UNDER_WAY_S = 32.0
+"""A manager gives a write up after 30 s: an earlier send is dead by then."""
+QUIET_S = 10.0
+"""The same at the end, when nobody sends any more and all managers serve."""
 SPARE_MANAGERS = 2
 SPARE_AGENTS = 2
 """Hosts for those that join during a run."""
@@ -95,10 +101,13 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
     try:
         observer.start()
         workload.start()
-        _strike(options, nemesis, kinds)
+        _strike(options, nemesis, kinds, workload)
         workload.stop()
+        set_clocks_right(cluster)
         cluster.all_serve()
         wait_ready(cluster)
+        nemesis.rest(QUIET_S)
+        workload.settle(0)
         workload.read_all()
         judge_clients(workload, verdict)
         judge_the_rest(workload, observer, sidecars, verdict)
@@ -116,10 +125,16 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
     return verdict
 
 
-def _strike(options: Options, nemesis: Nemesis, kinds: list[str]) -> None:
+def _strike(options: Options, nemesis: Nemesis, kinds: list[str], workload: Workload) -> None:
     until = time.monotonic() + options.minutes * 60
+    settle_at = time.monotonic() + SETTLE_EVERY_S
     left: list[str] = []
     while time.monotonic() < until:
+        if time.monotonic() > settle_at:
+            set_clocks_right(nemesis.cluster)
+            nemesis.cluster.all_serve()
+            workload.settle(UNDER_WAY_S)
+            settle_at = time.monotonic() + SETTLE_EVERY_S
         nemesis.rest(nemesis.random.uniform(*PAUSE_S))
         if not left:
             left = nemesis.random.sample(kinds, len(kinds))

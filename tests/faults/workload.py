@@ -100,16 +100,21 @@ class Workload:
         for thread in self._threads:
             thread.join(60)
 
-    def read_all(self) -> None:
-        """Settle what is unknown and read every key once more, at rest: what was acknowledged must
-        be there."""
-        user = Actions(self, self.client("final", gives_up=0))
+    def settle(self, quiet_s: float) -> None:
+        """Settle what is unknown, with no fault about: it was sent so long ago that no earlier send
+        is under way any more."""
+        client = self.client("settler", gives_up=0)
         until = time.monotonic() + SETTLING_S
-        for left in list(self.unsettled):
+        for left in [one for one in self.unsettled if one.sent_at < client.now() - quiet_s]:
             if time.monotonic() > until:
                 self.failures.append("writes cannot be settled although all is at rest")
                 break
-            user.client.settle(left)
+            client.settle(left)
+            self.unsettled.remove(left)
+
+    def read_all(self) -> None:
+        """Read every key once more, at rest: what was acknowledged must be there."""
+        user = Actions(self, self.client("final", gives_up=0))
         for _ in range(2):
             for secret in (*CHAIN_SECRETS, *CHURN_SECRETS):
                 user.read_secret(secret)
