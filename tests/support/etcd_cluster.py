@@ -43,12 +43,18 @@ def need_etcd() -> Path:
 
 
 def binary_params() -> list[object]:
-    """Return one pytest parameter for each etcd version at hand, or one that skips."""
+    """Return one pytest parameter for each etcd version at hand, or one that skips.
+
+    The first runs with every `make test`, the others with the slow tests.
+    """
     found = etcd_binaries()
     if not found:
         skip = pytest.mark.skip(reason="no etcd program; run `make tools`")
         return [pytest.param(Path("etcd"), id="etcd", marks=skip)]
-    return [pytest.param(program, id=_version_name(program)) for program in found]
+    return [
+        pytest.param(program, id=_version_name(program), marks=[pytest.mark.slow] if at else [])
+        for at, program in enumerate(found)
+    ]
 
 
 def _version_name(program: Path) -> str:
