@@ -29,4 +29,4 @@ for package in (agent, cluster):
 PYTHON
 "$work/venv/bin/strongroom" --help >/dev/null
 "$work/venv/bin/strongroom-agent" --help >/dev/null
-"$work/venv/bin/python" -m pytest tests/unit "$@"
+"$work/venv/bin/python" -m pytest tests/unit -m "not slow" "$@"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import agent.local_call
 from agent.attestation import attested
 from agent.checks import Strength
 from agent.local_call import Refused, call, short_address
@@ -257,7 +258,7 @@ def test_a_uid_that_is_not_allowed_is_refused() -> None:
 def test_client_needs_no_package() -> None:
     """`agent.local_call` imports the standard library alone."""
     script = "import sys, agent.local_call; print([m for m in sys.modules if 'cluster' in m])"
-    root = Path(__file__).parents[3]
+    root = Path(agent.local_call.__file__).parents[1]
     command = ["/usr/bin/python3", "-c", script]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
