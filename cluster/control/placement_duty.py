@@ -16,8 +16,9 @@ import structlog
 from cluster.control.node_states import NodeStates
 from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
+from cluster.control.requests import REQUEST_TTL
 from cluster.control.rollouts import Facts, advanced, facts_of
-from cluster.control.sweep import STEPS_PER_WRITE, overdue
+from cluster.control.sweep import STEPS_PER_WRITE, KnownRequests, overdue
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
 from cluster.protocol.ids import ManagerId, ServiceId
 from cluster.store.records import (
@@ -79,6 +80,7 @@ class PlacementDuty:
         self._changed = asyncio.Event()
         self._settled: dict[str, int] = {}
         """Service id -> the generation of which every task stands where it should."""
+        self._requests = KnownRequests()
         self._place_due = True
         self._judge_due = True
         self._open_targets = 0
@@ -216,7 +218,9 @@ class PlacementDuty:
         if self._clock.monotonic_s() < self._next_sweep_s:
             return
         grace_s = self._store.cluster.return_grace_s
-        steps = overdue(self._store.view, self._now_s(), grace_s)
+        view = self._store.view
+        requests = self._requests.over(view, self._clock.monotonic_s(), REQUEST_TTL.total_seconds())
+        steps = overdue(view, self._now_s(), grace_s, requests)
         if steps:
             await self._commit(steps, Action.RECORD_SWEEP)
         if len(steps) >= STEPS_PER_WRITE:

@@ -3,7 +3,7 @@
 Pure: returns the steps, in pieces small enough for one transaction.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from heapq import nsmallest
 from itertools import islice
 from typing import Final
@@ -30,13 +30,40 @@ MAX_REQUESTS: Final = 100_000
 """Answers kept for resends; above it the oldest go before their time."""
 
 
-def overdue(view: View, now_s: float, return_grace_s: float) -> list[Step]:
-    """Return the steps that remove what is over at `now_s`, at most `STEPS_PER_WRITE`."""
-    return list(islice(_overdue(view, now_s, return_grace_s), STEPS_PER_WRITE))
+class KnownRequests:
+    """Since when the holder of the duty knows each request id, on a clock that never jumps.
+
+    A calendar that jumps, on the manager that wrote the id or on the one that sweeps, would forget
+    it at once, and a resend would be carried out again.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: dict[str, float] = {}
+
+    def over(self, view: View, monotonic_s: float, ttl_s: float) -> frozenset[str]:
+        """Take in the ids of the view and return those known for `ttl_s`."""
+        self._since_s = {
+            request_id: self._since_s.get(request_id, monotonic_s) for request_id in view.requests
+        }
+        return frozenset(
+            request_id
+            for request_id, since_s in self._since_s.items()
+            if monotonic_s - since_s >= ttl_s
+        )
 
 
-def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
-    yield from (Remove(stored) for stored in _requests(view, now_s))
+def overdue(
+    view: View, now_s: float, return_grace_s: float, requests: Collection[str] = frozenset()
+) -> list[Step]:
+    """Return the steps that remove what is over at `now_s`, and `requests`, at most
+    `STEPS_PER_WRITE`."""
+    return list(islice(_overdue(view, now_s, return_grace_s, requests), STEPS_PER_WRITE))
+
+
+def _overdue(
+    view: View, now_s: float, return_grace_s: float, requests: Collection[str]
+) -> Iterator[Step]:
+    yield from (Remove(stored) for stored in _requests(view, requests))
     for token in view.join_tokens.values():
         if token.record.expires_at + TOKEN_KEPT_S <= now_s:
             yield Remove(token)
@@ -46,10 +73,10 @@ def _overdue(view: View, now_s: float, return_grace_s: float) -> Iterator[Step]:
     yield from _statuses(view)
 
 
-def _requests(view: View, now_s: float) -> Iterator[Stored[RequestRecord]]:
+def _requests(view: View, over: Collection[str]) -> Iterator[Stored[RequestRecord]]:
     kept = []
     for stored in view.requests.values():
-        if stored.record.expires_at <= now_s:
+        if stored.record.id in over:
             yield stored
         else:
             kept.append(stored)

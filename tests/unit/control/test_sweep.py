@@ -3,9 +3,13 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
+from cluster.control.requests import REQUEST_TTL
 from cluster.control.sweep import MAX_REQUESTS, STEPS_PER_WRITE, overdue
 from cluster.pki import csr
 from cluster.pki.join_token import JoinToken
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import NodeState, OperatorRole, RequestRecord, TokenRole
 from cluster.store.steps import Create, Remove, Write
 from cluster.store.view import Stored, View
@@ -53,7 +57,7 @@ async def test_states_of_what_is_gone_are_forgotten(lab: ControlLab) -> None:
 
 
 async def test_a_sweep_fits_one_write_and_the_next_goes_on(lab: ControlLab) -> None:
-    for _ in range(STEPS_PER_WRITE // 2 + 5):
+    for _ in range(STEPS_PER_WRITE + 5):
         await lab.token()
     lab.clock.advance(timedelta(hours=2))
     assert _overdue(lab) == STEPS_PER_WRITE
@@ -84,7 +88,10 @@ async def test_a_sweep_goes_on_until_nothing_is_overdue(lab: ControlLab) -> None
         numbers = range(start, min(start + 100, count))
         steps = tuple(Create(_request(number, 0.0)) for number in numbers)
         await lab.store.commit(Write(steps))
-    running = asyncio.create_task(lab.duty().run())
+    duty = lab.duty()
+    await lab.settle(duty, rounds=1)
+    lab.clock.advance(REQUEST_TTL)
+    running = asyncio.create_task(duty.run())
     try:
         async with asyncio.timeout(30):
             while len(lab.view.requests):  # noqa: ASYNC110  # polled, as a person would
@@ -93,6 +100,26 @@ async def test_a_sweep_goes_on_until_nothing_is_overdue(lab: ControlLab) -> None
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
     assert _overdue(lab) == 0
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=2), timedelta(hours=-2)])
+async def test_a_calendar_that_jumps_forgets_no_request(lab: ControlLab, jump: timedelta) -> None:
+    """A resend would be carried out again: the age of an id is counted on the clock that never
+    jumps, by the manager that holds the duty."""
+    duty = lab.duty()
+    lab.clock.jump(lab.clock.now() + jump)
+    context = lab.context()
+    first = await lab.secrets.create(context, "db", {}, SecretBytes(b"value"))
+    lab.clock.jump(lab.clock.now() - jump)
+    await lab.settle(duty, rounds=1)
+    lab.clock.jump(lab.clock.now() + timedelta(hours=2))
+    lab.clock.advance(REQUEST_TTL - timedelta(seconds=1))
+    await lab.settle(duty, rounds=1)
+    again = await lab.secrets.create(context, "db", {}, SecretBytes(b"value"))
+    assert again.body == first.body
+    lab.clock.advance(timedelta(minutes=1))
+    await lab.settle(duty, rounds=1)
+    assert len(lab.view.requests) == 0
 
 
 def test_too_many_requests_lose_the_oldest() -> None:
