@@ -183,7 +183,7 @@ MUTANTS: Final = (
             (
                 "cluster/api/edge.py",
                 "        if text is not None:\n            await",
-                "        if text is None:\n            await",
+                "        if not text and text is not None:\n            await",
             ),
         ),
         "leader-alone,partition-one-way,pause-engine",
