@@ -113,7 +113,9 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         judge_the_rest(workload, observer, sidecars, verdict)
     except AssertionError as error:
         verdict.violations.append(f"it does not come to rest: {error}")
+        workload.stop()
         sidecars.stop()
+        judge_clients(workload, verdict)
     except BaseException:
         sidecars.stop()
         _save(options, cluster, workload, nemesis)
