@@ -300,16 +300,25 @@ class Lifecycle:
 
     async def _keyring(self, contents: SealFileContents, started: StartedEngine) -> Keyring:
         """Return the keyring as soon as a quorum can be read."""
-        while True:
-            try:
-                wrapped = await load_wrapped_keyring(started.engine)
-                break
-            except (NoQuorum, Unavailable):
-                self._step = await self._waiting(started)
-                await asyncio.sleep(QUORUM_LOOK_S)
+        telling = asyncio.create_task(self._tell_waiting(started), name="waiting")
+        try:
+            while True:
+                try:
+                    wrapped = await load_wrapped_keyring(started.engine)
+                    break
+                except (NoQuorum, Unavailable):
+                    await asyncio.sleep(QUORUM_LOOK_S)
+        finally:
+            telling.cancel()
         if wrapped is None:
             raise IntegrityError("the store is empty although this manager has a seal file")
         return Keyring.unwrap(contents.root_key, wrapped)
+
+    async def _tell_waiting(self, started: StartedEngine) -> None:
+        """Keep the step true while the first read takes its time: it waits for a quorum itself."""
+        while True:
+            await asyncio.sleep(QUORUM_LOOK_S)
+            self._step = await self._waiting(started)
 
     async def _waiting(self, started: StartedEngine) -> str:
         try:

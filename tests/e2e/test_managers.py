@@ -150,20 +150,22 @@ def test_all_managers_lost_at_once_lose_nothing(cluster: RunningCluster) -> None
 def test_a_wrong_unlock_key_does_not_spend_the_token(cluster: RunningCluster) -> None:
     """A joiner with another unlock key is refused, and the same token still admits it with the
     right one."""
+    cluster.create_secret("before-the-newcomer", b"x")
     newcomer = cluster.add_manager()
-    token = cluster.ok("POST", "/v1/tokens", {"role": "manager"})["token"]
+    made = cluster.ok("POST", "/v1/tokens", {"role": "manager"})
+    token = made["token"]
     wrong = newcomer.admin("POST", "/admin/unlock-key").body["unlock_key"]
     addresses = [one.join for one in cluster.managers if one is not newcomer]
     body = {"unlock_key": wrong, "token": token, "managers": addresses}
     last = newcomer.admin_steps("/admin/join", body)[-1]
     assert last["error"]["code"] == "permission_denied", last
     (left,) = [
-        t["uses_left"] for t in cluster.ok("GET", "/v1/tokens")["tokens"] if t["role"] == "manager"
+        t["uses_left"] for t in cluster.ok("GET", "/v1/tokens")["tokens"] if t["id"] == made["id"]
     ]
     assert left == 1
     steps = newcomer.admin_steps("/admin/join", {**body, "unlock_key": cluster.unlock_key})
     assert steps[-1] == {"done": True}, steps
-    assert "survivor" in _names(cluster, newcomer)
+    assert "before-the-newcomer" in _names(cluster, newcomer)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "etcd"])
