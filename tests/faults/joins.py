@@ -38,7 +38,11 @@ def join_agent(nemesis: "Nemesis") -> Iterator[str]:
     deadline = time.monotonic() + PATIENCE_S
     for attempt in range(1000):
         joining = subprocess.Popen(
-            agent.host.command(argv), stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=agent.env
+            agent.host.command(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=agent.env,
         )
         if attempt == 0:
             threading.Timer(nemesis.random.uniform(0.1, 0.6), _kill, [struck]).start()
