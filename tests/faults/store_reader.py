@@ -24,7 +24,7 @@ from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
 from cluster.system import SystemClock, SystemEntropy
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 180.0
 
 
 async def read_store(socket: Path, seal_file: Path, unlock_key: str, at: int) -> dict[str, Any]:
