@@ -99,6 +99,7 @@ def read_store(cluster: FaultCluster, manager: FaultManager, at: int = 0) -> dic
         check=False,
         env={**os.environ, "GRPC_VERBOSITY": "NONE"},
     )
-    assert done.returncode == 0, f"{manager.name}'s store: {done.stderr.decode()[-2000:]}"
+    said = done.stderr.decode().strip().splitlines()[-1:]
+    assert done.returncode == 0, f"{manager.name}'s store: {' '.join(said)}"
     told: dict[str, Any] = json.loads(done.stdout)
     return told

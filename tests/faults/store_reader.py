@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from cluster.engine.etcd import EtcdEngine
 from cluster.engine.seam import Engine
-from cluster.protocol.errors import ClusterError
+from cluster.protocol.errors import ClusterError, IntegrityError
 from cluster.protocol.ids import ManagerId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring
@@ -118,6 +118,8 @@ async def _read_patiently(
         while True:
             try:
                 return await read_store(socket, seal_file, unlock_key, at)
+            except IntegrityError:
+                raise  # it will not get better: this is what the reader is for
             except ClusterError as error:
                 sys.stderr.write(f"{error.code}: {error.message}\n")
                 await asyncio.sleep(1)
