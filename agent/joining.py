@@ -168,15 +168,10 @@ def _error(answer: Response) -> errors.ClusterError:
         problem = msgspec.json.decode(answer.body, type=_Problem)
     except msgspec.MsgspecError:
         problem = _Problem()
-    kinds = {kind.code: kind for kind in _tree(errors.ClusterError)}
-    kind = kinds.get(problem.code)
-    if kind is None or kind is errors.Compacted:
-        return errors.Unavailable(f"the manager answered with status {answer.status}; try again")
-    return kind(problem.message or None)
-
-
-def _tree(kind: type[errors.ClusterError]) -> list[type[errors.ClusterError]]:
-    return [kind, *(deeper for sub in kind.__subclasses__() for deeper in _tree(sub))]
+    named = errors.error_of(problem.code, problem.message)
+    return named or errors.Unavailable(
+        f"the manager answered with status {answer.status}; try again"
+    )
 
 
 def _text(raw: bytes) -> str:

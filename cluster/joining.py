@@ -233,7 +233,8 @@ def _json(response: Response) -> dict[str, object]:
     except (ValueError, TypeError):
         raise Unavailable("the manager's answer is not JSON; is this a join address?") from None
     if response.status >= HTTP_ERROR:
-        raise error_of(str(content.get("code")), str(content.get("message")))
+        named = error_of(content.get("code"), content.get("message"))
+        raise named or Unavailable(f"the manager answered with status {response.status}")
     return content
 
 

@@ -20,6 +20,7 @@ from cluster.protocol.errors import (
     Unauthenticated,
     Unavailable,
 )
+from cluster.protocol.errors import error_of as named_error
 
 _EXIT_CODES: Final[tuple[tuple[type[ClusterError], ExitCode], ...]] = (
     (Unauthenticated, ExitCode.NOT_PERMITTED),
@@ -87,22 +88,10 @@ def error_of(status: int, body: bytes) -> ClusterError | None:
 
 def stated_error(content: dict[str, object], status: int = 500) -> ClusterError:
     """Return the error in `{"code", "message"}`; `status` helps with a code we do not know."""
-    kind = _by_code(content.get("code")) or _BY_STATUS.get(status, InternalFailure)
     message = content.get("message")
-    if not isinstance(message, str) or not message:
-        message = kind.default_message
-    # Not by the class's own constructor: some take what only the manager knows.
-    return kind.__new__(kind, message)
-
-
-def _by_code(code: object) -> type[ClusterError] | None:
-    kinds: list[type[ClusterError]] = list(ClusterError.__subclasses__())
-    while kinds:
-        kind = kinds.pop()
-        if kind.code == code:
-            return kind
-        kinds.extend(kind.__subclasses__())
-    return None
+    known = _BY_STATUS.get(status, InternalFailure).code
+    error = named_error(content.get("code"), message) or named_error(known, message)
+    return error or InternalFailure()
 
 
 def _place(error: Exception) -> str:

@@ -310,13 +310,14 @@ class InvariantViolation(RuntimeError):
     """Our own state is impossible: a bug. The process ends."""
 
 
-def error_of(code: str, message: str) -> ClusterError:
-    """Return the error that an answer's `code` names; an unknown code reads as one that may be
-    retried elsewhere."""
-    pending: list[type[ClusterError]] = [ClusterError]
-    while pending:
-        kind = pending.pop()
-        if kind.__dict__.get("code") == code and kind is not Compacted:
-            return kind(message)
-        pending.extend(kind.__subclasses__())
-    return Unavailable(message)
+def error_of(code: object, message: object) -> ClusterError | None:
+    """Return the error that an answer's `code` and `message` name, or None for an unknown code."""
+    kinds: list[type[ClusterError]] = list(ClusterError.__subclasses__())
+    while kinds:
+        kind = kinds.pop()
+        if kind.code == code:
+            text = message if isinstance(message, str) and message else kind.default_message
+            # Not by the class's own constructor: some take what only the manager knows.
+            return kind.__new__(kind, text)
+        kinds.extend(kind.__subclasses__())
+    return None

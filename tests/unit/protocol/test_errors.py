@@ -32,3 +32,12 @@ def test_messages_read_as_the_house_writes_them(kind: type[ClusterError]) -> Non
 def test_what_may_work_later_is_retryable_and_broken_data_never() -> None:
     assert all(one.retryable for one in every_class(Unavailable))
     assert not any(one.retryable for one in every_class(IntegrityError))
+
+
+def test_an_answer_names_its_error_and_an_unknown_code_none() -> None:
+    """Also an error whose constructor takes what only the manager knows."""
+    for kind in CLASSES[1:]:
+        named = errors.error_of(kind.code, "what to do")
+        assert (type(named), str(named)) == (kind, "what to do")
+    assert errors.error_of("no_such_code", "x") is None
+    assert errors.error_of(None, None) is None
