@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Final
 
 from cluster.config import Config
-from cluster.engine_start import StartedEngine, has_engine_data, start_engine
+from cluster.engine_start import StartedEngine, has_engine_log, start_engine
 from cluster.joining import Admitted, Joiner
-from cluster.protocol.errors import ClusterError, Conflict, Unavailable
+from cluster.protocol.errors import ClusterError, Conflict, IntegrityError, Unavailable
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.unlock import SealFileContents
 from cluster.system import Clock, Entropy
@@ -28,10 +28,10 @@ async def start_learner(
 ) -> StartedEngine:
     """Have this manager's member added as a learner and start it."""
     config = joiner.config
-    fresh = not has_engine_data(config)
+    fresh = not has_engine_log(config)
     members, added = await asyncio.to_thread(joiner.become_learner, admitted, fresh=fresh)
-    if added and not fresh:
-        await asyncio.to_thread(shutil.rmtree, config.engine_dir)
+    if added or fresh:
+        await asyncio.to_thread(shutil.rmtree, config.engine_dir, ignore_errors=True)
     return await start_engine(
         config,
         "etcd",
@@ -61,9 +61,15 @@ async def promoted(joiner: Joiner, admitted: Admitted) -> None:
 
 
 def require_joined(config: Config, contents: SealFileContents) -> None:
-    """Raise Conflict for a join that did not come as far as the engine."""
-    if contents.pending and not (contents.manager_id and has_engine_data(config)):
+    """Raise Conflict for a join that did not come as far as the engine, and IntegrityError for a
+    manager whose engine has lost its data: it must not make a cluster of its own.
+    """
+    if contents.pending and not (contents.manager_id and has_engine_log(config)):
         raise _not_complete()
+    if not has_engine_log(config):
+        raise IntegrityError(
+            "the engine's data are gone; restore them, or remove this manager and join a new one"
+        )
 
 
 async def completed(

@@ -86,6 +86,16 @@ def has_engine_data(config: Config) -> bool:
     return config.engine_dir.exists() and any(config.engine_dir.iterdir())
 
 
+def has_engine_log(config: Config) -> bool:
+    """Return whether an engine began to remember something here.
+
+    A member that was killed before it wrote its log belongs to no cluster yet: started as it is, it
+    would make one of its own.
+    """
+    log_dir = config.engine_dir / MEMBER_DIR / "member" / "wal"
+    return (config.engine_dir / SQLITE_FILE).exists() or any(log_dir.glob("*.wal"))
+
+
 def engine_kind(config: Config) -> EngineKind:
     """Return the kind of engine whose data lie here."""
     return "sqlite" if (config.engine_dir / SQLITE_FILE).exists() else "etcd"

@@ -1,6 +1,10 @@
 """The main job, as shipped: a sealed store issues secrets to services on a tmpfs, and rotates them
 in place."""
 
+import shutil
+
+import pytest
+
 from tests.support.running import running_cluster, wait_until
 
 
@@ -39,3 +43,18 @@ def test_three_managers_lose_their_leader_and_nothing_else() -> None:
             lambda: cluster.call("GET", "/v1/status", managers=[leader]).status == 200,
             "the restarted manager serves",
         )
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "etcd"])
+def test_a_manager_whose_engine_lost_its_data_makes_no_cluster_of_its_own(engine: str) -> None:
+    """Unlocking says what is gone, and leaves the place as it is."""
+    with running_cluster(engine=engine) as cluster:
+        (manager,) = cluster.managers
+        manager.kill()
+        data = manager.base / "data" / "engine"
+        shutil.rmtree(data)
+        manager.start()
+        last = manager.admin_steps("/admin/unlock", {"unlock_key": cluster.unlock_key})[-1]
+        assert last["error"]["code"] == "integrity_error"
+        assert manager.state() == "locked"
+        assert not data.exists()
