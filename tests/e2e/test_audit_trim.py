@@ -1,5 +1,7 @@
 """The audit is trimmed while a cluster runs, and a restart finds its store as the audit tells."""
 
+import pytest
+
 from tests.support.running import RunningCluster, running_cluster, wait_until
 
 
@@ -12,6 +14,7 @@ def _dropped(cluster: RunningCluster) -> bool:
     return any("keys.epoch_dropped" in manager.text() for manager in cluster.managers)
 
 
+@pytest.mark.slow
 def test_old_key_epoch_goes_and_the_restarted_cluster_is_sound() -> None:
     """After `key rotate` the links under the old epoch are exported; all managers, started again,
     are ready and issue what they held."""
