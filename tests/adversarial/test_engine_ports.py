@@ -19,6 +19,7 @@ from cluster.pki.tls import load_chain
 from cluster.protocol import wire
 from cluster.protocol.identity import Kind as IdentityKind
 from tests.support.attacker import Insider, RawSession, answer_of, hello
+from tests.support.frozen import freeze_process
 from tests.support.running import (
     Credential,
     ManagerProcess,
@@ -213,7 +214,7 @@ def halt(managers: Sequence[ManagerProcess]) -> None:
     """Stop managers where they are, and their engines with them."""
     for manager in managers:
         for pid in family(manager):
-            os.kill(pid, signal.SIGSTOP)
+            freeze_process(pid)
 
 
 def go_on(managers: Sequence[ManagerProcess]) -> None:

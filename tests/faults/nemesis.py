@@ -20,6 +20,7 @@ from typing import Final
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultCluster, FaultManager
 from tests.faults.joins import join_agent, join_manager
+from tests.support.frozen import freeze_process
 from tests.support.netns import CUT, Link
 from tests.support.running import Process
 
@@ -133,7 +134,7 @@ def _pause(
                 pids += [one.pid] * manager + one.children() * engine
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+                freeze_process(pid)
         try:
             yield _names(struck)
         finally:

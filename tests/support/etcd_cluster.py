@@ -22,6 +22,7 @@ from cluster.engine.etcd import EtcdEngine
 from cluster.engine.etcd_member import PEER_NAME, EtcdMember, MemberSettings
 from cluster.protocol.errors import ClusterError
 from cluster.system import SystemClock, SystemEntropy
+from tests.support.frozen import freeze_process
 
 TOOLS = Path(__file__).resolve().parents[2] / ".tools"
 START_PATIENCE_S = 60.0
@@ -151,7 +152,7 @@ class RunningMember:
     def freeze(self) -> None:
         """Stop the child in the middle of whatever it does."""
         assert self.member.pid is not None
-        os.kill(self.member.pid, signal.SIGSTOP)
+        freeze_process(self.member.pid)
 
     def thaw(self) -> None:
         """Let the child go on."""

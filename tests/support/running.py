@@ -34,6 +34,7 @@ from cluster.protocol.errors import ClusterError, Unavailable
 from cluster.protocol.https_client import request, stream_lines
 from cluster.protocol.ids import format_id
 from tests.support.etcd_cluster import need_etcd
+from tests.support.frozen import freeze_process
 
 TRUST_DOMAIN: Final = "test.strongroom"
 PATIENCE_S: Final = 90.0
@@ -135,7 +136,7 @@ class Process:
 
     def pause(self) -> None:
         """Stop it where it is."""
-        os.kill(self.pid, signal.SIGSTOP)
+        freeze_process(self.pid)
 
     def resume(self) -> None:
         """Let it go on."""
