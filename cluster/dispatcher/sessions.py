@@ -199,6 +199,8 @@ class AgentSession:
                     await self._prolong(number)
                 case wire.Hello():
                     raise SessionExpired("a second hello")
+                case wire.HealthReport() | wire.ServiceSigningRequest():
+                    raise SessionExpired("an unexpected message")
 
     async def _acked(self, ack: wire.Ack) -> None:
         if not (ack.services or ack.dropped):

@@ -48,6 +48,28 @@ class FileSpec(msgspec.Struct, frozen=True, array_like=True):
     gid: int | None
     mode: int
     wipe_on_lease_loss: bool
+    lease_s: float | None = None
+    """How long the file may outlive the last lease; None: as long as the node's own lease."""
+
+
+class HealthCheck(msgspec.Struct, frozen=True, array_like=True):
+    """How a service says that it works with what is in its files now."""
+
+    kind: str
+    """"exec", "http" (of the node's own loopback) or "process" (still running)."""
+    command: tuple[str, ...] = ()
+    url: str = ""
+    interval_s: float = 1.0
+    timeout_s: float = 5.0
+    retries: int = 3
+    """Failures in a row that make it unhealthy."""
+
+
+class CertificateSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A certificate of its own that a service finds among its files."""
+
+    dns_names: tuple[str, ...]
+    ttl_s: float
 
 
 class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
@@ -62,6 +84,8 @@ class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
     on_change_signal: str = ""
     on_change_command: tuple[str, ...] = ()
     on_change_timeout_s: float = 10.0
+    health: HealthCheck | None = None
+    certificate: CertificateSpec | None = None
 
 
 # --- agent to manager
@@ -111,6 +135,25 @@ class Resync(msgspec.Struct, frozen=True, tag="resync"):
 class SigningRequest(msgspec.Struct, frozen=True, tag="csr"):
     """Asks for a new certificate over this session."""
 
+    csr: bytes
+
+
+class HealthReport(msgspec.Struct, frozen=True, tag="health"):
+    """Says how a service does with the versions it holds; sent when that changes."""
+
+    service_id: str
+    spec_number: int
+    mounted: tuple[VersionKey, ...]
+    """The versions in place while it was checked."""
+    healthy: bool
+    detail: str = ""
+    """Why not: an exit status, an HTTP status, a timeout; never output of the check."""
+
+
+class ServiceSigningRequest(msgspec.Struct, frozen=True, tag="service-csr"):
+    """Asks for a certificate of a service that is placed here; the key stays on the node."""
+
+    service_id: str
     csr: bytes
 
 
@@ -187,6 +230,15 @@ class Certificate(msgspec.Struct, frozen=True, tag="certificate"):
     workload: tuple[bytes, ...]
 
 
+class ServiceCertificate(msgspec.Struct, frozen=True, tag="service-certificate"):
+    """A service's new chain (DER, leaf first) and the bundle its peers are checked with."""
+
+    service_id: str
+    chain: tuple[bytes, ...]
+    roots: tuple[bytes, ...]
+    workload: tuple[bytes, ...]
+
+
 class Lease(msgspec.Struct, frozen=True, tag="lease"):
     """Prolongs the lease asked for as `number`, for `lease_s` from when that was sent."""
 
@@ -208,8 +260,21 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
     message: str
 
 
-FromAgent = Hello | Ack | Resync | SigningRequest | LeaseRequest
-FromManager = Welcome | Managers | Values | Snapshot | Delta | Certificate | Lease | Wipe | Refusal
+FromAgent = (
+    Hello | Ack | Resync | SigningRequest | HealthReport | ServiceSigningRequest | LeaseRequest
+)
+FromManager = (
+    Welcome
+    | Managers
+    | Values
+    | Snapshot
+    | Delta
+    | Certificate
+    | ServiceCertificate
+    | Lease
+    | Wipe
+    | Refusal
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _FROM_AGENT: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)

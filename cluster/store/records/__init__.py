@@ -52,6 +52,7 @@ from cluster.store.records.members import (
     name_id,
 )
 from cluster.store.records.secrets import (
+    RotationSchedule,
     SecretRecord,
     SecretValueRecord,
     SecretVersion,
@@ -59,6 +60,8 @@ from cluster.store.records.secrets import (
     value_id,
 )
 from cluster.store.records.services import (
+    FailureAction,
+    Health,
     LeaseLoss,
     MountedVersion,
     OnChange,
@@ -68,6 +71,7 @@ from cluster.store.records.services import (
     TaskRecord,
     TaskState,
     TaskStatusRecord,
+    UpdatePolicy,
     task_id,
 )
 
@@ -84,6 +88,8 @@ __all__ = [
     "AuthorityRecord",
     "Availability",
     "ClusterRecord",
+    "FailureAction",
+    "Health",
     "JoinTokenRecord",
     "Kind",
     "LeaseLoss",
@@ -105,6 +111,7 @@ __all__ = [
     "RolloutKind",
     "RolloutRecord",
     "RolloutTarget",
+    "RotationSchedule",
     "SecretRecord",
     "SecretReference",
     "SecretValueRecord",
@@ -117,6 +124,7 @@ __all__ = [
     "TaskStatusRecord",
     "TokenRole",
     "TrimmedHead",
+    "UpdatePolicy",
     "VersionState",
     "audit_stream",
     "decode",

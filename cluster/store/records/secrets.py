@@ -24,6 +24,24 @@ class SecretVersion(msgspec.Struct, frozen=True):
     size: int
     created_at: float
     created_by: str
+    retire_at: float | None = None
+    """When an active version stops being issued; None: as long as something needs it."""
+    expires_at: float | None = None
+    """When the credential itself stops working, as the operator said; warned of, never enforced."""
+    destroyed: bool = False
+    """Whether the value is gone: a rollback cannot bring it back."""
+
+
+class RotationSchedule(msgspec.Struct, frozen=True):
+    """How a secret makes its next version by itself."""
+
+    every_s: float
+    generator: str
+    """"password", "hex", "rsa" or "ed25519"."""
+    hook: str = ""
+    """Of the manager's configuration: changes the credential at the third party first."""
+    overlap_s: float = 0.0
+    next_at: float = 0.0
 
 
 class SecretRecord(Record, frozen=True, kw_only=True):
@@ -34,6 +52,9 @@ class SecretRecord(Record, frozen=True, kw_only=True):
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     versions: tuple[SecretVersion, ...]
     next_number: int
+    keep: int = 1
+    """Retired versions whose values stay, for a rollback."""
+    schedule: RotationSchedule | None = None
     created_at: float
     updated_at: float
 

@@ -38,6 +38,48 @@ class SecretReference(msgspec.Struct, frozen=True):
     version: VersionNumber | None = None
     """None follows the primary."""
     on_lease_loss: LeaseLoss = LeaseLoss.KEEP
+    lease_s: float | None = None
+    """How long a file that is wiped may outlive the last lease; None: the node's lease."""
+    previous: bool = False
+    """Whether `TARGET.previous` holds the version before, while it is still active."""
+
+
+class FailureAction(StrEnum):
+    """What a rollout does when a service does not take a change."""
+
+    PAUSE = "pause"
+    CONTINUE = "continue"
+    ROLLBACK = "rollback"
+
+
+class UpdatePolicy(msgspec.Struct, frozen=True):
+    """How a change goes out over a service's tasks."""
+
+    parallelism: int = 0
+    """Tasks changed at once; 0: all."""
+    delay_s: float = 0.0
+    """Rest between two groups."""
+    canary: int = 0
+    """Tasks that take the change first, alone."""
+    monitor_s: float = 0.0
+    """How long a task must stay healthy after its change."""
+    patience_s: float = 60.0
+    """How long a task may take to carry a change out before it counts as failed."""
+    on_failure: FailureAction = FailureAction.PAUSE
+
+
+class Health(msgspec.Struct, frozen=True):
+    """How a service is asked whether it works: exactly one of the three."""
+
+    command: tuple[str, ...] = ()
+    """Run on the node with the service's identity; exit status 0 is healthy."""
+    url: str = ""
+    """Fetched from the node, http on loopback; 2xx and 3xx are healthy."""
+    process: bool = False
+    """Whether the process that `exec` started still runs."""
+    interval_s: float = 1.0
+    timeout_s: float = 5.0
+    retries: int = 3
 
 
 class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +94,10 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     gid: int = 65534
     labels: dict[str, str] = {}
     on_change: OnChange | None = None
+    update: UpdatePolicy = UpdatePolicy()
+    health: Health | None = None
+    certificate: bool = False
+    """Whether the service finds a certificate of its own among its files."""
 
 
 class ServiceRecord(Record, frozen=True, kw_only=True):
@@ -110,3 +156,7 @@ class TaskStatusRecord(Record, frozen=True, kw_only=True):
     mounted: tuple[MountedVersion, ...] = ()
     error: str = ""
     at: float
+    healthy: bool | None = None
+    """What the service's own check said of what is mounted; None: not asked, or no answer yet."""
+    health_detail: str = ""
+    health_at: float = 0.0
