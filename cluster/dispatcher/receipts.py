@@ -73,12 +73,15 @@ class Receipts:
             raise PermissionDenied
         now = self.clock.now().timestamp()
         steps: list[Step] = [Require(node), Require(task), Require(service)]
+        names: dict[SecretId, str] = {}
         for secret_id in sorted({secret_id for secret_id, _ in keys}):
             secret = view.secrets.get(secret_id)
             if secret is None:
                 raise PermissionDenied
+            names[secret_id] = secret.record.name
             steps.append(Require(secret))
         for secret_id, version in keys:
+            before = view.receipts.get(receipt_id(secret_id, version, node_id, service_id))
             receipt = ReceiptRecord(
                 id=receipt_id(secret_id, version, node_id, service_id),
                 secret_id=secret_id,
@@ -87,8 +90,11 @@ class Receipts:
                 service_id=service_id,
                 issued_at=now,
                 issued_by=self.manager_id,
+                first_issued_at=None if before is None else before.record.since,
+                secret_name=names[secret_id],
+                node_name=node.record.name,
+                service_name=service.record.name,
             )
-            before = view.receipts.get(receipt.id)
             steps.append(Create(receipt) if before is None else Replace(before, receipt))
         audit = AuditEntry(
             at=now,

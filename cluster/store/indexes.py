@@ -43,6 +43,7 @@ def terms(record: Record) -> Iterable[Term]:
             return (
                 ("receipt.node", record.node_id),
                 ("receipt.task", f"{record.service_id}.{record.node_id}"),
+                ("receipt.secret", record.secret_id),
             )
         case ServiceRecord():
             specs = filter(None, (record.spec, record.previous_spec))

@@ -171,6 +171,10 @@ class View:
         """Return every receipt of a service on a node."""
         return self.receipts.pick(self._indexes.get("receipt.task", f"{service_id}.{node_id}"))
 
+    def receipts_of_secret(self, secret_id: SecretId) -> tuple[Stored[ReceiptRecord], ...]:
+        """Return every receipt of a secret."""
+        return self.receipts.pick(self._indexes.get("receipt.secret", secret_id))
+
     def services_referring_to(self, secret_id: SecretId) -> tuple[Stored[ServiceRecord], ...]:
         """Return the services whose current or previous spec refers to a secret."""
         return self.services.pick(self._indexes.get("service.secret", secret_id))

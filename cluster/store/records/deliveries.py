@@ -29,6 +29,19 @@ class ReceiptRecord(Record, frozen=True, kw_only=True):
     """When the agent reported that it no longer holds it."""
     error: str = ""
     """The agent's last refusal, for `service ps`."""
+    first_issued_at: float | None = None
+    """When it was issued for the first time, if what was dropped was issued anew."""
+    secret_name: str = ""
+    node_name: str = ""
+    service_name: str = ""
+    """Names outlive what they named: a removed node's receipts still tell which node it was."""
+    orphaned_at: float | None = None
+    """When its secret was found gone: from then on the receipt itself has an end."""
+
+    @property
+    def since(self) -> float:
+        """From when on the node may have had the version."""
+        return self.issued_at if self.first_issued_at is None else self.first_issued_at
 
 
 def receipt_id(

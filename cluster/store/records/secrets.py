@@ -30,6 +30,10 @@ class SecretVersion(msgspec.Struct, frozen=True):
     """When the credential itself stops working, as the operator said; warned of, never enforced."""
     destroyed: bool = False
     """Whether the value is gone: a rollback cannot bring it back."""
+    exposed_at: float | None = None
+    """When a node that held it was evicted as compromised: it must be rotated while it is live."""
+    exposed_by: str = ""
+    """Name of that node."""
 
 
 class RotationSchedule(msgspec.Struct, frozen=True):
