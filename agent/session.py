@@ -44,13 +44,12 @@ from typing import Any, ClassVar, Final
 from agent import effects
 from agent.holdings import Holdings, Verdict
 from agent.lease import Lease
-from agent.session_state import Backoff, HelloFacts, Link, Phase, Renewal
+from agent.session_links import ANSWER_LIMIT_S, SessionLinks
+from agent.session_state import HelloFacts, Link, Phase, Renewal
 from cluster.protocol import wire
 from cluster.protocol.errors import Evicted, StoreRolledBack, Unavailable
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult
 
-ANSWER_LIMIT_S: Final = 15.0
-"""How long a manager may take to answer Hello, Resync or SigningRequest."""
 RETRY_FAILED_S: Final = 15.0
 RENEWAL_RETRY_S: Final = 30.0
 
@@ -73,13 +72,10 @@ class Session:
         self._facts = facts
         self._holdings = Holdings(highest, mounted)
         self._failed_since_s: float | None = None
-        self._links: dict[int, Link] = {}
-        self._current: int | None = None
-        self._renewal = Renewal()
         self._lease = Lease(lease_deadline_s)
+        self._links = SessionLinks(self._lease, draw)
         self._wiped = False
         """Whether the lapsed files are wiped: once a lapse was acted on, until a lease is back."""
-        self._backoff = Backoff(draw)
 
     # --- what the loop may look at --------------------------------------------------------------
 
@@ -91,13 +87,13 @@ class Session:
     @property
     def manager_id(self) -> str:
         """The manager of the current link; empty without one."""
-        link = self._links.get(self._current or 0)
+        link = self._links.current
         return link.manager_id if link is not None else ""
 
     @property
     def is_synced(self) -> bool:
         """Whether the current link has delivered a Snapshot and no gap is open."""
-        link = self._links.get(self._current or 0)
+        link = self._links.current
         return link is not None and link.phase is Phase.STREAMING
 
     @property
@@ -105,7 +101,7 @@ class Session:
         """Whether a certificate was asked for, or the link that will use it is not in service
         yet.
         """
-        return self._renewal.is_under_way
+        return self._links.renewal.is_under_way
 
     def may_serve(self, file: wire.FileSpec, now_s: float) -> bool:
         """Return whether a file may be handed out now: not one that its lease no longer covers."""
@@ -115,30 +111,22 @@ class Session:
 
     def on_connected(self, link: int, now_s: float) -> _Todo:
         """Say Hello over a link that just opened."""
-        self._links[link] = Link(link, Phase.OPENING, now_s + ANSWER_LIMIT_S)
-        if self._current is None:
-            self._current = link
-        else:
-            self._renewal.successor, self._renewal.successor_at_s = link, None
+        self._links.opened(link, now_s)
         hello = self._facts.hello(self._holdings.held(), self._holdings.highest)
         return [effects.Send(link, hello)]
 
     def on_closed(self, link: int | None, now_s: float) -> _Todo:
         """Take in that a link is gone, or (None) that one could not be opened."""
-        if link is None:
-            return self._lost("could not connect", now_s)
-        if link not in self._links:
-            return []
-        return self._forget(link, "connection lost", now_s)
+        return self._links.closed(link, now_s)
 
     def on_message(self, link: int, message: wire.FromManager, now_s: float) -> _Todo:
         """Take in a message; one from a link that was given up is ignored."""
-        state = self._links.get(link)
+        state = self._links.find(link)
         if state is None:
             return []
         handler = self._HANDLERS[state.phase].get(type(message))
         if handler is None:
-            return self._leave(state, "unexpected message", now_s)
+            return self._links.leave(state, "unexpected message", now_s)
         return handler(self, state, message, now_s)
 
     def on_tick(self, now_s: float) -> _Todo:
@@ -146,9 +134,9 @@ class Session:
         pause.
         """
         todo = self._lapse(now_s)
-        for link in list(self._links.values()):
+        for link in self._links.all():
             todo += self._tick_link(link, now_s)
-        todo += self._tick_renewal(now_s)
+        todo += self._links.tick_renewal(now_s)
         since_s = self._failed_since_s
         if since_s is not None and now_s >= since_s + RETRY_FAILED_S:
             self._failed_since_s = now_s
@@ -167,23 +155,24 @@ class Session:
         """
         self._holdings.settle(results)
         self._failed_since_s = now_s if any(r.error for r in results) else None
-        link = self._links.get(self._current or 0)
+        link = self._links.current
         if link is None or link.received != revision:
             return []
         return [effects.Send(link.number, wire.Ack(revision, results, dropped))]
 
     def on_renewal_due(self, csr: bytes, now_s: float) -> _Todo:
         """Ask for a new certificate over the current link."""
-        if not self.is_synced or self.is_renewing or self._current is None:
+        link = self._links.current
+        if link is None or not self.is_synced or self.is_renewing:
             return []
-        self._renewal.asked_until_s = now_s + ANSWER_LIMIT_S
-        return [effects.Send(self._current, wire.SigningRequest(csr))]
+        self._links.renewal.asked_until_s = now_s + ANSWER_LIMIT_S
+        return [effects.Send(link.number, wire.SigningRequest(csr))]
 
     # --- messages -------------------------------------------------------------------------------
 
     def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> _Todo:
         if message.format != wire.FORMAT or not message.lease_s > 0:
-            return self._leave(link, "unknown format", now_s)
+            return self._links.leave(link, "unknown format", now_s)
         link.phase = Phase.SYNCING
         link.waits_until_s = now_s + ANSWER_LIMIT_S
         link.lease_s = message.lease_s
@@ -205,7 +194,7 @@ class Session:
         return self._accept(link, message.revision, desired, now_s)
 
     def _delta(self, link: Link, message: wire.Delta, now_s: float) -> _Todo:
-        if link.number != self._current or message.revision == link.received:
+        if not self._links.is_current(link) or message.revision == link.received:
             return []
         verdict = self._holdings.judge(message.revision)
         if verdict is not Verdict.CURRENT:
@@ -234,25 +223,25 @@ class Session:
         return todo
 
     def _certificate(self, link: Link, message: wire.Certificate, now_s: float) -> _Todo:
-        if self._renewal.asked_until_s is None or link.number != self._current:
+        if self._links.renewal.asked_until_s is None or not self._links.is_current(link):
             return []
-        self._renewal = Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
+        self._links.renewal = Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
         return [effects.StoreCertificate(message), effects.OpenSuccessor()]
 
     def _wipe(self, link: Link, message: wire.Wipe, now_s: float) -> _Todo:
         revision = self._holdings.highest or RevisionPair(0, "", 0)
         todo = self._evict(message.reason)
         todo.append(effects.Send(link.number, wire.Ack(revision, (), ())))
-        return todo + self._leave(link, "evicted", now_s)
+        return todo + self._links.leave(link, "evicted", now_s)
 
     def _refused(self, link: Link, message: wire.Refusal, now_s: float) -> _Todo:
         if message.code == Evicted.code:
-            return self._evict("evicted") + self._leave(link, message.code, now_s)
-        if self._renewal.asked_until_s is not None and link.number == self._current:
+            return self._evict("evicted") + self._links.leave(link, message.code, now_s)
+        if self._links.renewal.asked_until_s is not None and self._links.is_current(link):
             # The answer to a SigningRequest; if it meant the session, that ends by itself.
-            self._renewal.asked_until_s = now_s + RENEWAL_RETRY_S
+            self._links.renewal.asked_until_s = now_s + RENEWAL_RETRY_S
             return [effects.Report(Unavailable(f"no new certificate yet: {message.code}"))]
-        return self._leave(link, message.code, now_s)
+        return self._links.leave(link, message.code, now_s)
 
     # --- manifests ------------------------------------------------------------------------------
 
@@ -273,18 +262,18 @@ class Session:
         if self._holdings.accept(revision, desired):
             todo.append(effects.SaveHighest(revision))
         link.phase, link.received, link.resyncs = Phase.STREAMING, revision, 0
-        self._backoff.reset()
-        return [*todo, *self._promote(link), self._apply(revision, now_s)]
+        self._links.backoff.reset()
+        return [*todo, *self._links.promote(link), self._apply(revision, now_s)]
 
     def _decline(self, link: Link, verdict: Verdict, now_s: float) -> _Todo:
         if verdict is Verdict.FOREIGN:
             error = StoreRolledBack(
                 "a manager serves another life of the store; the mounts stay, check the managers"
             )
-            return [effects.Report(error), *self._leave(link, error.code, now_s)]
+            return [effects.Report(error), *self._links.leave(link, error.code, now_s)]
         if link.received is not None:
             return []  # late or repeated: this manager has already shown something newer
-        return self._leave(link, "the manager is behind", now_s)
+        return self._links.leave(link, "the manager is behind", now_s)
 
     def _apply(self, revision: RevisionPair, now_s: float) -> effects.Apply:
         lapsed = self._lease.has_lapsed(now_s)
@@ -293,7 +282,7 @@ class Session:
 
     def _apply_again(self, now_s: float) -> _Todo:
         """Apply the manifest in force once more, or ask for it where values are missing."""
-        link = self._links.get(self._current or 0)
+        link = self._links.current
         if link is None or link.phase is not Phase.STREAMING or link.received is None:
             return []  # a Snapshot is on its way
         lapsed = self._lease.has_lapsed(now_s)
@@ -303,20 +292,10 @@ class Session:
 
     def _resync(self, link: Link, now_s: float) -> _Todo:
         if link.resyncs:
-            return self._leave(link, "values are missing", now_s)
+            return self._links.leave(link, "values are missing", now_s)
         link.phase, link.resyncs = Phase.SYNCING, 1
         link.waits_until_s = now_s + ANSWER_LIMIT_S
         return [effects.Send(link.number, wire.Resync(self._holdings.held()))]
-
-    def _promote(self, link: Link) -> _Todo:
-        """Make `link` the current one; the one before is closed, now that nothing can be lost."""
-        if link.number == self._current:
-            return []
-        old, self._current, self._renewal = self._current, link.number, Renewal()
-        if old is None or self._links.pop(old, None) is None:
-            return []
-        self._lease.forget(old)
-        return [effects.Close(old, "renewed")]
 
     # --- the lease ------------------------------------------------------------------------------
 
@@ -335,49 +314,17 @@ class Session:
 
     def _tick_link(self, link: Link, now_s: float) -> _Todo:
         if link.phase is not Phase.STREAMING and now_s >= link.waits_until_s:
-            return self._leave(link, "no answer in time", now_s)
+            return self._links.leave(link, "no answer in time", now_s)
         if link.phase is Phase.OPENING:
             return []
         if self._lease.is_unanswered(link.number, link.lease_s, now_s):
-            return self._leave(link, "the lease is not renewed", now_s)
+            return self._links.leave(link, "the lease is not renewed", now_s)
         if self._lease.is_due(link.number, link.lease_s, now_s):
             return [self._ask_lease(link, now_s)]
         return []
 
-    def _tick_renewal(self, now_s: float) -> _Todo:
-        renewal = self._renewal
-        if renewal.asked_until_s is not None and now_s >= renewal.asked_until_s:
-            self._renewal = Renewal()  # the loop asks again
-        elif renewal.successor_at_s is not None and now_s >= renewal.successor_at_s:
-            renewal.successor_at_s = now_s + ANSWER_LIMIT_S
-            return [effects.OpenSuccessor()]
-        return []
-
-    def _leave(self, link: Link, reason: str, now_s: float) -> _Todo:
-        return [effects.Close(link.number, reason), *self._forget(link.number, reason, now_s)]
-
-    def _forget(self, link: int, reason: str, now_s: float) -> _Todo:
-        """Drop a link; what it leaves behind decides whether to connect anew."""
-        del self._links[link]
-        self._lease.forget(link)
-        if link == self._renewal.successor:
-            self._renewal = Renewal(successor_at_s=now_s + self._backoff.next_s())
-            return []
-        self._current, self._renewal.asked_until_s = None, None
-        if self._renewal.successor is not None:
-            self._current, self._renewal = self._renewal.successor, Renewal()
-            return []
-        self._renewal = Renewal()
-        return self._lost(reason, now_s)
-
-    def _lost(self, reason: str, now_s: float) -> _Todo:
-        if self._links:
-            self._renewal.successor_at_s = now_s + self._backoff.next_s()
-            return []
-        return [effects.Reconnect(self._backoff.next_s(), reason)]
-
     def _evict(self, reason: str) -> _Todo:
-        self._backoff.evict()
+        self._links.backoff.evict()
         self._failed_since_s = None
         self._holdings.clear()
         return [effects.WipeAll(reason)]
