@@ -10,8 +10,10 @@ from typing import Final
 
 import msgspec
 
+from cluster.control.commands import check_command
 from cluster.control.constraints import check_constraints
 from cluster.control.labels import check_labels
+from cluster.control.update_draft import HealthDraft, UpdateDraft, health_of, update_of
 from cluster.protocol.errors import InvalidName, InvalidReference, InvalidRequest
 from cluster.protocol.ids import SecretId, VersionNumber, check_name, check_target
 from cluster.store.records import (
@@ -26,8 +28,6 @@ from cluster.store.records import (
 MAX_REFERENCES: Final = 64
 MAX_REPLICAS: Final = 10_000
 MAX_ID: Final = 2**31 - 1
-MAX_COMMAND_PARTS: Final = 32
-MAX_COMMAND_BYTES: Final = 4096
 MAX_TIMEOUT_S: Final = 300.0
 SIGNALS: Final = frozenset({"HUP", "USR1", "USR2", "INT", "QUIT", "TERM", "WINCH"})
 
@@ -72,6 +72,8 @@ class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     gid: int = 65534
     labels: dict[str, str] = {}
     on_change: OnChangeDraft | None = None
+    update: UpdateDraft = UpdateDraft()
+    health: HealthDraft | None = None
 
 
 FindSecret = Callable[[str], SecretRecord | None]
@@ -96,6 +98,8 @@ def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
         gid=draft.gid,
         labels=check_labels(draft.labels),
         on_change=_on_change(draft.on_change),
+        update=update_of(draft.update),
+        health=health_of(draft.health),
     )
 
 
@@ -183,7 +187,7 @@ def _on_change(draft: OnChangeDraft | None) -> OnChange | None:
         raise InvalidRequest(f"the timeout of on_change is at most {MAX_TIMEOUT_S:.0f} seconds")
     if draft.signal:
         return OnChange(signal=_signal(draft.signal), timeout_s=draft.timeout_s)
-    return OnChange(command=_command(draft.command), timeout_s=draft.timeout_s)
+    return OnChange(command=check_command(draft.command, "on_change"), timeout_s=draft.timeout_s)
 
 
 def _signal(text: str) -> str:
@@ -191,18 +195,3 @@ def _signal(text: str) -> str:
     if signal not in SIGNALS:
         raise InvalidRequest(f"the signal of on_change is one of {', '.join(sorted(SIGNALS))}")
     return signal
-
-
-def _command(parts: tuple[str, ...]) -> tuple[str, ...]:
-    size = sum(len(part.encode(errors="surrogatepass")) for part in parts)
-    if (
-        len(parts) > MAX_COMMAND_PARTS
-        or size > MAX_COMMAND_BYTES
-        or not parts[0].startswith("/")
-        or any("\0" in part for part in parts)
-    ):
-        raise InvalidRequest(
-            "the command of on_change starts with an absolute path, without a shell, and takes at "
-            f"most {MAX_COMMAND_PARTS} parts and {MAX_COMMAND_BYTES} bytes"
-        )
-    return parts

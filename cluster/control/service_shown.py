@@ -4,6 +4,7 @@ from cluster.control.moments import moment
 from cluster.control.placement import place
 from cluster.control.requests import JSON
 from cluster.control.rollouts import desired_version
+from cluster.control.update_draft import health_shown, update_shown
 from cluster.protocol.ids import ServiceId
 from cluster.store.records import (
     NodeState,
@@ -71,7 +72,21 @@ def _task(view: View, service: ServiceRecord, task: TaskRecord) -> dict[str, JSO
         "since": moment(task.created_at),
         "spec_number": status.spec_number if status is not None else None,
         "error": status.error if status is not None else "",
+        **_health(service, status),
         "references": [_mounted(view, reference, status) for reference in service.spec.references],
+    }
+
+
+def _health(service: ServiceRecord, status: TaskStatusRecord | None) -> dict[str, JSON]:
+    """Return what the service's own check says of what is in place; "" where none is asked for."""
+    if service.spec.health is None:
+        return {"health": "", "health_detail": "", "health_since": None}
+    if status is None or status.healthy is None:
+        return {"health": "unknown", "health_detail": "", "health_since": None}
+    return {
+        "health": "healthy" if status.healthy else "unhealthy",
+        "health_detail": status.health_detail,
+        "health_since": moment(status.health_at),
     }
 
 
@@ -102,6 +117,8 @@ def _spec(spec: ServiceSpec) -> dict[str, JSON]:
         "gid": spec.gid,
         "labels": spec.labels,
         "on_change": _on_change(spec.on_change),
+        "update": update_shown(spec.update),
+        "health": health_shown(spec.health),
     }
 
 

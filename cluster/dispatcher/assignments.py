@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.dispatcher.health import health_assigned
 from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import FileSpec, ServiceAssignment, VersionKey
 from cluster.store.records import (
@@ -91,6 +92,7 @@ def _assignment(records: Records, service: ServiceRecord) -> ServiceAssignment:
         on_change_signal=on_change.signal if on_change else "",
         on_change_command=on_change.command if on_change else (),
         on_change_timeout_s=on_change.timeout_s if on_change else 10.0,
+        health=health_assigned(spec.health),
     )
 
 

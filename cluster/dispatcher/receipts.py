@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from cluster.dispatcher.assignments import Assignments
+from cluster.dispatcher.health import with_health
 from cluster.protocol.errors import PermissionDenied
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
@@ -160,6 +161,7 @@ class Receipts:
             error=result.error[:ERROR_LENGTH],
             at=now,
         )
+        status = with_health(status, before)
         if before is None or msgspec.structs.replace(status, at=before.at) != before:
             # A task that is removed meanwhile gets no status that would outlive it.
             write = Create(status) if stored is None else Replace(stored, status)
