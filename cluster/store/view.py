@@ -32,6 +32,7 @@ from cluster.store.records import (
     Record,
     RequestRecord,
     RolloutRecord,
+    RotationRecord,
     SecretRecord,
     ServiceRecord,
     TaskRecord,
@@ -106,6 +107,7 @@ class View:
         self.task_statuses = Table[TaskStatusRecord](Kind.TASK_STATUS)
         self.receipts = Table[ReceiptRecord](Kind.RECEIPT)
         self.rollouts = Table[RolloutRecord](Kind.ROLLOUT)
+        self.rotations = Table[RotationRecord](Kind.ROTATION)
         self.requests = Table[RequestRecord](Kind.REQUEST)
         self.names = Table[NameRecord](Kind.NAME)
         self.audit_streams = Table[AuditStreamRecord](Kind.AUDIT_STREAM)

@@ -51,6 +51,7 @@ from cluster.store.records.members import (
     TokenRole,
     name_id,
 )
+from cluster.store.records.rotations import RotationRecord, RotationStep
 from cluster.store.records.secrets import (
     RotationSchedule,
     SecretRecord,
@@ -111,7 +112,9 @@ __all__ = [
     "RolloutKind",
     "RolloutRecord",
     "RolloutTarget",
+    "RotationRecord",
     "RotationSchedule",
+    "RotationStep",
     "SecretRecord",
     "SecretReference",
     "SecretValueRecord",

@@ -20,6 +20,7 @@ from cluster.store.records.members import (
     NodeStatusRecord,
     OperatorRecord,
 )
+from cluster.store.records.rotations import RotationRecord
 from cluster.store.records.secrets import SecretRecord, SecretValueRecord
 from cluster.store.records.services import ServiceRecord, TaskRecord, TaskStatusRecord
 
@@ -40,6 +41,7 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         TaskStatusRecord,
         ReceiptRecord,
         RolloutRecord,
+        RotationRecord,
         RequestRecord,
         NameRecord,
         AuditStreamRecord,

@@ -26,6 +26,7 @@ class Kind(StrEnum):
     TASK_STATUS = "task-status"
     RECEIPT = "receipt"
     ROLLOUT = "rollout"
+    ROTATION = "rotation"
     REQUEST = "request"
     NAME = "name"
     AUDIT_STREAM = "audit-stream"

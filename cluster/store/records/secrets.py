@@ -30,6 +30,8 @@ class SecretVersion(msgspec.Struct, frozen=True):
     """When the credential itself stops working, as the operator said; warned of, never enforced."""
     destroyed: bool = False
     """Whether the value is gone: a rollback cannot bring it back."""
+    left_turn: int = 0
+    """Which change of the primary it was left in, counted from 1; 0: it is primary or never was."""
     exposed_at: float | None = None
     """When a node that held it was evicted as compromised: it must be rotated while it is live."""
     exposed_by: str = ""
@@ -40,8 +42,11 @@ class RotationSchedule(msgspec.Struct, frozen=True):
     """How a secret makes its next version by itself."""
 
     every_s: float
+    """0: only when it is asked to."""
     generator: str
     """"password", "hex", "rsa" or "ed25519"."""
+    length: int = 0
+    """Characters of a password or hex, bits of an rsa key; 0: the generator's own."""
     hook: str = ""
     """Of the manager's configuration: changes the credential at the third party first."""
     overlap_s: float = 0.0
@@ -58,6 +63,8 @@ class SecretRecord(Record, frozen=True, kw_only=True):
     next_number: int
     keep: int = 1
     """Retired versions whose values stay, for a rollback."""
+    overlap_s: float = 0.0
+    """How long a rotation leaves the version before active, where it does not say itself."""
     schedule: RotationSchedule | None = None
     created_at: float
     updated_at: float
@@ -66,6 +73,14 @@ class SecretRecord(Record, frozen=True, kw_only=True):
     def primary(self) -> SecretVersion:
         """The one primary version."""
         return next(v for v in self.versions if v.state is VersionState.PRIMARY)
+
+    @property
+    def before_primary(self) -> SecretVersion | None:
+        """The version that was primary before, whatever became of it; a later one that was rolled
+        back from does not count."""
+        primary = self.primary.number
+        earlier = [v for v in self.versions if v.left_turn and v.number < primary]
+        return max(earlier, key=lambda version: version.left_turn, default=None)
 
 
 class SecretValueRecord(Record, frozen=True, kw_only=True):
