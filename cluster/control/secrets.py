@@ -11,15 +11,10 @@ import msgspec
 
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.moments import moment
+from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
-from cluster.control.rollouts import supersede, targets_of
-from cluster.control.versions import (
-    first_version,
-    follows_primary,
-    pinned_versions,
-    rotated,
-)
+from cluster.control.versions import first_version, rotated
 from cluster.protocol.errors import (
     AlreadyExists,
     InvalidRequest,
@@ -27,13 +22,11 @@ from cluster.protocol.errors import (
     SecretInUse,
     SecretNotFound,
 )
-from cluster.protocol.ids import SecretId, ServiceId, VersionNumber, check_name, format_id
+from cluster.protocol.ids import SecretId, VersionNumber, check_name, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
     Kind,
     NameRecord,
-    RolloutKind,
-    RolloutRecord,
     SecretRecord,
     SecretValueRecord,
     ServiceRecord,
@@ -91,21 +84,17 @@ class Secrets:
 
         def decide(view: View) -> Decision:
             stored = get_secret(view, name)
-            secret_id = SecretId(stored.record.id)
-            services = [s.record for s in view.services_referring_to(secret_id)]
-            now_s = self._now_s()
-            pinned = pinned_versions(secret_id, services)
-            after = rotated(stored.record, len(value), now_s, context.principal.name, pinned)
-            number = after.record.primary.number
-            rollout = self._rollout(view, context, after.record, now_s)
-            steps: list[Step] = [
-                Replace(stored, after.record),
-                Create(_value_record(secret_id, number, value)),
-                *_remove_values(view, secret_id, after.retired),
-                Create(rollout),
-                *supersede(view, rollout),
-            ]
-            return Decision(steps, {"name": name, "version": number, "rollout": rollout.id})
+            by = context.principal.name
+            after = rotated(stored.record, len(value), self._now_s(), by)
+            change = new_primary(view, stored, after, self._id(), by)
+            number = after.primary.number
+            value_step = Create(_value_record(SecretId(after.id), number, value))
+            answer: dict[str, JSON] = {
+                "name": name,
+                "version": number,
+                "rollout": change.rollout.id,
+            }
+            return Decision([*change.steps, value_step], answer)
 
         return await self._requests.run_once(
             context, Action.SECRET_ROTATE, lambda view: [secret_resource(view, name)], decide
@@ -176,33 +165,6 @@ class Secrets:
         view = self._requests.store.view
         self._requests.check(principal, Action.SECRET_INSPECT, secret_resource(view, name))
         return _shown(view, get_secret(view, name).record)
-
-    def _rollout(
-        self, view: View, context: RequestContext, secret: SecretRecord, now_s: float
-    ) -> RolloutRecord:
-        secret_id = SecretId(secret.id)
-        followers = [
-            service.record
-            for service in view.services_referring_to(secret_id)
-            if follows_primary(secret_id, service.record.spec)
-        ]
-        tasks = [
-            task.record
-            for service in followers
-            for task in view.tasks_of_service(ServiceId(service.id))
-        ]
-        targets = targets_of(tasks)
-        return RolloutRecord(
-            id=self._id(),
-            what=RolloutKind.ROTATE,
-            name=secret.name,
-            secret_id=secret_id,
-            version=secret.primary.number,
-            targets=targets,
-            started_at=now_s,
-            started_by=context.principal.name,
-            finished_at=None if targets else now_s,
-        )
 
     def _now_s(self) -> float:
         return self._requests.clock.now().timestamp()

@@ -1,8 +1,13 @@
 """The life of secret versions: which is primary, which may still be issued, which is gone.
 
-Pure. Exactly one version is primary. Its predecessor stays active until the next rotation, and so
-does every version that a current or previous spec pins; all others are retired, and a retired
-version has no value any more. Numbers are never reused.
+Pure. Numbers are never used again.
+
+    primary --rotate, roll back--> active --due, and nothing needs it--> retired --beyond keep-->
+    its value is destroyed; an active or a retired version with its value --roll back--> primary
+
+Exactly one version is primary. An active version is due at its `retire_at`, or, without one, as
+soon as nothing needs it. A retired version is never issued. The values of the `keep` versions that
+were primary last stay sealed in the store, for a rollback. Source: docs/explanation/versions.md.
 """
 
 from collections.abc import Collection, Iterable
@@ -11,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from cluster.protocol.errors import Conflict, VersionNotFound
 from cluster.protocol.ids import SecretId, VersionNumber
 from cluster.store.records import (
     SecretRecord,
@@ -20,57 +26,152 @@ from cluster.store.records import (
     VersionState,
 )
 
-RETIRED_KEPT: Final = 50
-"""Retired versions whose metadata stays in the record."""
+MAX_KEEP: Final = 50
+DESTROYED_KEPT: Final = 50
+"""Versions without a value whose metadata stays in the record."""
+_WITH_VALUE: Final = frozenset({VersionState.ACTIVE, VersionState.RETIRED})
 
 
 @dataclass(frozen=True, slots=True)
-class Rotated:
-    """A secret after a rotation, and the versions whose values go."""
+class Settled:
+    """A secret after what was due was retired, and what that came to."""
 
     record: SecretRecord
-    retired: tuple[VersionNumber, ...]
+    retired: tuple[VersionNumber, ...] = ()
+    destroyed: tuple[VersionNumber, ...] = ()
+    """Their values are to be removed."""
 
 
-def first_version(size: int, now_s: float, created_by: str) -> SecretVersion:
+def first_version(
+    size: int, now_s: float, created_by: str, expires_at: float | None = None
+) -> SecretVersion:
     """Return version 1 as primary."""
-    return SecretVersion(VersionNumber(1), VersionState.PRIMARY, size, now_s, created_by)
+    return SecretVersion(
+        VersionNumber(1), VersionState.PRIMARY, size, now_s, created_by, expires_at=expires_at
+    )
 
 
 def rotated(
-    secret: SecretRecord, size: int, now_s: float, created_by: str, pinned: Collection[int]
-) -> Rotated:
-    """Return `secret` with a new primary version; `pinned` are the numbers that specs name."""
-    number = VersionNumber(secret.next_number)
-    newest = SecretVersion(number, VersionState.PRIMARY, size, now_s, created_by)
-    before: list[SecretVersion] = []
-    retired: list[VersionNumber] = []
-    for version in secret.versions:
-        state = _next_state(version, pinned)
-        if state is VersionState.RETIRED and version.state is not VersionState.RETIRED:
-            retired.append(version.number)
-        before.append(msgspec.structs.replace(version, state=state))
-    record = msgspec.structs.replace(
-        secret,
-        versions=(*_trimmed(before), newest),
-        next_number=secret.next_number + 1,
-        updated_at=now_s,
+    secret: SecretRecord,
+    size: int,
+    now_s: float,
+    created_by: str,
+    *,
+    overlap_s: float | None = None,
+    expires_at: float | None = None,
+) -> SecretRecord:
+    """Return `secret` with a new primary version; its value is the caller's to store.
+
+    `overlap_s`: for how long the version before stays active; None: as the secret says.
+    """
+    newest = SecretVersion(
+        VersionNumber(secret.next_number),
+        VersionState.ACTIVE,
+        size,
+        now_s,
+        created_by,
+        expires_at=expires_at,
     )
-    return Rotated(record, tuple(retired))
+    grown = msgspec.structs.replace(
+        secret, versions=(*secret.versions, newest), next_number=secret.next_number + 1
+    )
+    return made_primary(grown, newest.number, now_s, overlap_s=overlap_s)
 
 
-def _next_state(version: SecretVersion, pinned: Collection[int]) -> VersionState:
-    if version.state is VersionState.RETIRED:
-        return VersionState.RETIRED
-    if version.state is VersionState.PRIMARY or version.number in pinned:
-        return VersionState.ACTIVE
-    return VersionState.RETIRED
+def made_primary(
+    secret: SecretRecord, number: int, now_s: float, *, overlap_s: float | None = None
+) -> SecretRecord:
+    """Return `secret` with an existing version as primary; the primary before stays active for now.
+
+    `overlap_s` as in `rotated`.
+    """
+    left = secret.primary
+    turn = 1 + max(version.left_turn for version in secret.versions)
+    retire_at = _retire_at(secret, left, now_s, overlap_s)
+
+    def after(version: SecretVersion) -> SecretVersion:
+        if version.number == number:
+            return msgspec.structs.replace(
+                version, state=VersionState.PRIMARY, retire_at=None, left_turn=0
+            )
+        if version.number == left.number:
+            return msgspec.structs.replace(
+                version, state=VersionState.ACTIVE, retire_at=retire_at, left_turn=turn
+            )
+        return version
+
+    versions = tuple(after(version) for version in secret.versions)
+    return msgspec.structs.replace(secret, versions=versions, updated_at=now_s)
 
 
-def _trimmed(versions: list[SecretVersion]) -> list[SecretVersion]:
-    retired = [v.number for v in versions if v.state is VersionState.RETIRED]
-    forgotten = set(retired[:-RETIRED_KEPT])
-    return [version for version in versions if version.number not in forgotten]
+def rollback_target(secret: SecretRecord, number: int | None = None) -> SecretVersion:
+    """Return the version a rollback makes primary: `number`, or the one that was primary last.
+
+    Raises VersionNotFound for a number that never was, and Conflict for one that cannot be primary.
+    """
+    if number is None:
+        return _last_primary(secret)
+    version = next((v for v in secret.versions if v.number == number), None)
+    if version is None:
+        if 0 < number < secret.next_number:
+            raise Conflict(_destroyed(secret, number))
+        raise VersionNotFound(
+            f"secret {secret.name!r} has no version {number}; "
+            f"see `strongroom secret versions {secret.name}`"
+        )
+    if version.state is VersionState.PRIMARY:
+        raise Conflict(f"version {number} of secret {secret.name!r} is already primary")
+    if version.destroyed:
+        raise Conflict(_destroyed(secret, number))
+    if version.state not in _WITH_VALUE:
+        raise Conflict(
+            f"version {number} of secret {secret.name!r} is still being prepared; "
+            "wait until its rotation is over"
+        )
+    return version
+
+
+def settled(
+    secret: SecretRecord, now_s: float, needed: Collection[int], keep: int | None = None
+) -> Settled:
+    """Return `secret` with every version retired that is due, and the values beyond `keep` gone.
+
+    `needed`: numbers that a spec or a rollout needs: these stay as they are. `keep`: None: the
+    secret's own. Returns the very same record when nothing is due.
+    """
+    retired = {
+        version.number
+        for version in secret.versions
+        if version.state is VersionState.ACTIVE
+        and version.number not in needed
+        and (version.retire_at is None or version.retire_at <= now_s)
+    }
+    before = [
+        msgspec.structs.replace(version, state=VersionState.RETIRED)
+        if version.number in retired
+        else version
+        for version in secret.versions
+    ]
+    kept = secret.keep if keep is None else keep
+    destroyed = {number for number in _beyond(before, kept) if number not in needed}
+    if not retired and not destroyed:
+        return Settled(secret)
+    after = [
+        msgspec.structs.replace(version, destroyed=True) if version.number in destroyed else version
+        for version in before
+    ]
+    record = msgspec.structs.replace(secret, versions=_trimmed(after))
+    return Settled(record, tuple(sorted(retired)), tuple(sorted(destroyed)))
+
+
+def next_due(secret: SecretRecord, now_s: float) -> float | None:
+    """Return when the next active version is due, or None where none waits for a moment to come."""
+    moments = (
+        version.retire_at
+        for version in secret.versions
+        if version.state is VersionState.ACTIVE and version.retire_at is not None
+    )
+    return min((moment for moment in moments if moment > now_s), default=None)
 
 
 def specs_of(service: ServiceRecord) -> Iterable[ServiceSpec]:
@@ -91,6 +192,67 @@ def pinned_versions(secret_id: SecretId, services: Iterable[ServiceRecord]) -> f
     )
 
 
+def needed_by_specs(secret: SecretRecord, services: Iterable[ServiceRecord]) -> frozenset[int]:
+    """Return the versions that specs need: pinned ones, and the one before the primary where a
+    service asked for it and nobody said for how long."""
+    secret_id = SecretId(secret.id)
+    known = tuple(services)
+    pinned = pinned_versions(secret_id, known)
+    before = secret.before_primary
+    if before is None or before.retire_at is not None:
+        return pinned
+    asked = any(
+        reference.previous and reference.secret_id == secret_id
+        for service in known
+        for reference in service.spec.references
+    )
+    return pinned | {before.number} if asked else pinned
+
+
 def follows_primary(secret_id: SecretId, spec: ServiceSpec) -> bool:
     """Return whether a rotation of the secret changes a file of this spec."""
     return any(r.secret_id == secret_id and r.version is None for r in spec.references)
+
+
+def _retire_at(
+    secret: SecretRecord, left: SecretVersion, now_s: float, overlap_s: float | None
+) -> float | None:
+    if overlap_s is not None:
+        return now_s + overlap_s
+    if not secret.overlap_s:
+        return None
+    # The secret's own overlap gives way to the credential's end: nobody chose it for this one.
+    end = now_s + secret.overlap_s
+    return end if left.expires_at is None else max(now_s, min(end, left.expires_at))
+
+
+def _last_primary(secret: SecretRecord) -> SecretVersion:
+    left = [version for version in secret.versions if version.left_turn]
+    last = max(left, key=lambda version: version.left_turn, default=None)
+    if last is None:
+        raise Conflict(f"secret {secret.name!r} has no version before this one; rotate it instead")
+    if last.destroyed:
+        raise Conflict(_destroyed(secret, last.number))
+    return last
+
+
+def _destroyed(secret: SecretRecord, number: int) -> str:
+    return (
+        f"the value of version {number} of secret {secret.name!r} is destroyed; rotate to a new "
+        f"value, or roll back to a version that `strongroom secret versions {secret.name}` shows "
+        "as kept"
+    )
+
+
+def _beyond(versions: Iterable[SecretVersion], keep: int) -> set[VersionNumber]:
+    """Return the retired versions whose values are beyond the `keep` that were primary last."""
+    retired = [v for v in versions if v.state is VersionState.RETIRED and not v.destroyed]
+    retired.sort(key=lambda version: (version.left_turn, version.number), reverse=True)
+    return {version.number for version in retired[keep:]}
+
+
+def _trimmed(versions: list[SecretVersion]) -> tuple[SecretVersion, ...]:
+    destroyed = [version for version in versions if version.destroyed]
+    destroyed.sort(key=lambda version: (version.left_turn, version.number))
+    forgotten = {version.number for version in destroyed[:-DESTROYED_KEPT]}
+    return tuple(version for version in versions if version.number not in forgotten)

@@ -7,7 +7,7 @@ through a running task of a service that refers to it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from cluster.dispatcher.health import health_assigned
 from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
@@ -21,6 +21,10 @@ from cluster.store.records import (
     TaskState,
     VersionState,
 )
+
+PREVIOUS_SUFFIX: Final = ".previous"
+"""A file's second name: it holds the version before, while that one is still active."""
+_ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
 
 
 class Records(Protocol):
@@ -59,7 +63,7 @@ def resolve(secret: SecretRecord, wanted: VersionNumber | None) -> VersionNumber
     if wanted is None:
         return secret.primary.number
     for version in secret.versions:
-        if version.number == wanted and version.state is not VersionState.RETIRED:
+        if version.number == wanted and version.state in _ISSUED:
             return version.number
     return None
 
@@ -93,23 +97,40 @@ def _assignment(records: Records, service: ServiceRecord) -> ServiceAssignment:
         on_change_command=on_change.command if on_change else (),
         on_change_timeout_s=on_change.timeout_s if on_change else 10.0,
         health=health_assigned(spec.health),
+        certificate=spec.certificate,
     )
 
 
 def _files(records: Records, reference: SecretReference) -> Iterable[FileSpec]:
     secret = records.secret(reference.secret_id)
-    version = resolve(secret, reference.version) if secret is not None else None
-    if secret is not None and version is not None:
-        yield FileSpec(
-            target=reference.target,
-            secret_id=secret.id,
-            name=secret.name,
-            version=version,
-            uid=reference.uid,
-            gid=reference.gid,
-            mode=reference.mode,
-            wipe_on_lease_loss=reference.on_lease_loss is LeaseLoss.WIPE,
-        )
+    if secret is None:
+        return
+    version = resolve(secret, reference.version)
+    if version is not None:
+        yield _file(reference, secret, reference.target, version)
+    previous = _previous(secret) if reference.previous else None
+    if previous is not None:
+        yield _file(reference, secret, reference.target + PREVIOUS_SUFFIX, previous)
+
+
+def _previous(secret: SecretRecord) -> VersionNumber | None:
+    before = secret.before_primary
+    return before.number if before is not None and before.state is VersionState.ACTIVE else None
+
+
+def _file(
+    reference: SecretReference, secret: SecretRecord, target: str, version: VersionNumber
+) -> FileSpec:
+    return FileSpec(
+        target=target,
+        secret_id=secret.id,
+        name=secret.name,
+        version=version,
+        uid=reference.uid,
+        gid=reference.gid,
+        mode=reference.mode,
+        wipe_on_lease_loss=reference.on_lease_loss is LeaseLoss.WIPE,
+    )
 
 
 def difference(sent: Assignments, desired: Assignments) -> Difference:
