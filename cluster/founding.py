@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.config import Config, host_names
@@ -19,6 +20,7 @@ from cluster.pki.ca import (
     new_engine_authority,
     new_intermediate,
     new_root,
+    trust_anchor,
 )
 from cluster.pki.csr import check_csr, key_to_pem, new_key
 from cluster.pki.trust_bundle import TrustBundle
@@ -42,6 +44,8 @@ from cluster.system import Clock, Entropy
 
 MIN_NODE_TTL_S: Final = 60.0
 MAX_NODE_TTL_S: Final = 30 * 86_400.0
+MIN_SERVICE_TTL_S: Final = 20.0
+MAX_SERVICE_TTL_S: Final = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +75,23 @@ class Founder:
         csr: bytes,
         *,
         node_ttl_s: float,
+        service_ttl_s: float = 3_600.0,
     ) -> Founding:
         """Return a new cluster whose first operator is `operator`, an admin. Raises
         InvalidRequest."""
         check_name(operator)
         if not MIN_NODE_TTL_S <= node_ttl_s <= MAX_NODE_TTL_S:
             raise InvalidRequest("a node's certificate lives from 60 seconds to 30 days")
+        if not MIN_SERVICE_TTL_S <= service_ttl_s <= MAX_SERVICE_TTL_S:
+            raise InvalidRequest("a service's certificate lives from 20 seconds to 7 days")
         now = self.clock.now().timestamp()
         root = new_root(trust_domain, self.clock, self.entropy)
         control = new_intermediate(root, "control", trust_domain, self.clock, self.entropy)
         workload = new_intermediate(root, "workload", trust_domain, self.clock, self.entropy)
-        cluster = self._cluster_record(trust_domain, unlock_key, now, node_ttl_s)
+        cluster = msgspec.structs.replace(
+            self._cluster_record(trust_domain, unlock_key, now, node_ttl_s),
+            service_ttl_s=service_ttl_s,
+        )
         manager, contents = self._manager(cluster, control, now)
         leaf = issue_leaf(
             control,
@@ -115,7 +125,10 @@ class Founder:
         authorities = (
             _authority_record("root", root),
             _authority_record("control", control),
-            _authority_record("workload", workload),
+            msgspec.structs.replace(
+                _authority_record("workload", workload),
+                anchor=trust_anchor(workload, self.entropy).public_bytes(Encoding.DER),
+            ),
         )
         return Founding(
             keyring=new_keyring(self.entropy),

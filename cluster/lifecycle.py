@@ -118,6 +118,7 @@ class Lifecycle:
                 request.operator,
                 request.csr,
                 node_ttl_s=request.node_ttl_s,
+                service_ttl_s=request.service_ttl_s,
             )
             kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
             await asyncio.to_thread(self._directory.begin_founding)

@@ -15,6 +15,7 @@ from cluster.control.refusals import Refusals
 from cluster.control.requests import Requests
 from cluster.control.rollout_status import RolloutStatus
 from cluster.control.secrets import Secrets
+from cluster.control.service_certificates import ServiceCertificates
 from cluster.control.services import Services
 from cluster.control.tokens import Tokens
 from cluster.dispatcher.issue import Issue
@@ -86,6 +87,15 @@ class UseCases:
             enrolment=enrolment,
             managers=Managers(requests, entropy, issuer),
             presence=presence,
-            sessions=SessionParts(store, receipts, enrolment, presence, clock, entropy, manager_id),
+            sessions=SessionParts(
+                store,
+                receipts,
+                enrolment,
+                ServiceCertificates(requests, issuer),
+                presence,
+                clock,
+                entropy,
+                manager_id,
+            ),
             issue=Issue(store, receipts),
         )

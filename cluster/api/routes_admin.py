@@ -30,6 +30,8 @@ class InitRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     csr: bytes
     node_ttl_s: float = 86_400.0
     """How long a node's certificate lives; `cluster.founding` holds the limits."""
+    service_ttl_s: float = 3_600.0
+    """How long a service's certificate lives."""
 
     def __repr__(self) -> str:
         return "InitRequest(<redacted>)"

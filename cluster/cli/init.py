@@ -26,6 +26,8 @@ in the cluster: keep it where the managers' disks are not.
 
 NODE_TTL_S: Final = 86_400.0
 SHORT_NODE_TTL_S: Final = 3_600.0
+SERVICE_TTL_S: Final = 3_600.0
+SHORT_SERVICE_TTL_S: Final = 600.0
 
 
 def add_commands(parser: Parser) -> None:
@@ -54,6 +56,13 @@ def add_commands(parser: Parser) -> None:
         help="how long a node's certificate lives; nodes renew it by themselves (default: 24h)",
     )
     parser.add_argument(
+        "--service-ttl",
+        type=duration,
+        default=SERVICE_TTL_S,
+        metavar="TIME",
+        help="how long a service's certificate lives; agents renew it (default: 1h)",
+    )
+    parser.add_argument(
         "--unlock-key-file",
         metavar="FILE",
         help="write the unlock key to this new file (0600); without it, a terminal shows it",
@@ -73,6 +82,11 @@ def _init(args: Namespace) -> int:
         warn(
             "with node certificates of less than an hour, nodes that miss their managers for that "
             "long fall back on proof of the old key"
+        )
+    if args.service_ttl < SHORT_SERVICE_TTL_S:
+        warn(
+            "with service certificates of less than ten minutes, services stop trusting each other "
+            "soon after their agents miss the managers"
         )
     files = ContextFiles(read_settings())
     name = new_name(files, args.context)
@@ -124,6 +138,7 @@ def _found(args: Namespace, unlock_key: SecretBytes, key_pem: SecretBytes) -> An
         "trust_domain": args.trust_domain,
         "operator": args.operator,
         "node_ttl_s": args.node_ttl,
+        "service_ttl_s": args.service_ttl,
         "csr": request_text(key_pem),
     }
     body = json_body(fields, unlock_key=unlock_key)

@@ -3,7 +3,7 @@
 Says only what was asked for; what a manager defaults or refuses is the manager's business.
 """
 
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -56,6 +56,12 @@ def add_spec_flags(parser: Parser) -> None:
     parser.add_argument("--uid", type=user_id, metavar="N", help="the service's uid on the nodes")
     parser.add_argument("--gid", type=user_id, metavar="N", help="the service's gid")
     add_labels(parser)
+    parser.add_argument(
+        "--certificate",
+        action=BooleanOptionalAction,
+        help="give the service a certificate of its own: tls.crt, tls.key and ca.crt among its "
+        "files, renewed by the agent",
+    )
     on_change = parser.add_mutually_exclusive_group()
     on_change.add_argument(
         "--on-change-signal", metavar="NAME", help="signal sent after a swap: HUP, USR1, ..."
@@ -128,6 +134,7 @@ def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
         "uid": args.uid,
         "gid": args.gid,
         "labels": dict(args.label) or None,
+        "certificate": args.certificate,
         "on_change": _on_change(args, present.get("on_change")),
     }
     if args.is_global:

@@ -59,7 +59,7 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Issues leaves of the control authority."""
+    """Issues leaves: services' of the workload authority, all others of the control authority."""
 
     clock: Clock
     entropy: Entropy
@@ -83,6 +83,12 @@ class Issuer:
         cluster = get_cluster(view)
         return self._leaf(view, Kind.MANAGER, manager_id, request, cluster.manager_ttl_s, hosts)
 
+    def service(self, view: View, name: str, request: Request) -> Issued:
+        """Return a service's certificate, for its own name alone."""
+        cluster = get_cluster(view)
+        hosts = (name, f"{name}.{cluster.trust_domain}")
+        return self._leaf(view, Kind.SERVICE, name, request, cluster.service_ttl_s, hosts)
+
     def _leaf(
         self,
         view: View,
@@ -92,7 +98,7 @@ class Issuer:
         ttl_s: float,
         hosts: Sequence[str] = (),
     ) -> Issued:
-        signer = self._signer(view)
+        signer = self._signer(view, "workload" if kind is Kind.SERVICE else "control")
         names, addresses = _sorted_hosts(hosts)
         leaf = issue_leaf(
             signer,
@@ -108,8 +114,8 @@ class Issuer:
         not_after_s = leaf.not_valid_after_utc.timestamp()
         return Issued(chain, serial_text(leaf.serial_number), not_after_s)
 
-    def _signer(self, view: View) -> Authority:
-        record = _active(view, "control")
+    def _signer(self, view: View, role: str) -> Authority:
+        record = _active(view, role)
         found = self._authorities.get(record.id)
         if found is None:
             found = Authority.from_der(record.certificate, record.private_key)
@@ -132,6 +138,11 @@ def trust_bundle(view: View) -> TrustBundle:
         control=_certificates(view, "control"),
         workload=_certificates(view, "workload"),
     )
+
+
+def workload_anchors(view: View) -> tuple[bytes, ...]:
+    """Return what services check each other with (DER), the active authority's first."""
+    return tuple(record.anchor for record in _records(view, "workload") if record.anchor)
 
 
 def active_managers(view: View) -> list[ManagerRecord]:

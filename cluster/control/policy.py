@@ -40,6 +40,8 @@ class Action(StrEnum):
     SECRET_ROTATE = "secret.rotate"  # noqa: S105  # an action's name
     SECRET_REMOVE = "secret.remove"  # noqa: S105  # an action's name
     SECRET_LABEL = "secret.label"  # noqa: S105  # an action's name
+    SECRET_WHERE = "secret.where"  # noqa: S105  # an action's name
+    SECRET_EXPOSE = "secret.mark-exposed"  # noqa: S105  # an action's name
     SECRET_ISSUE = "secret.issue"  # noqa: S105  # an action's name
     SERVICE_CREATE = "service.create"
     SERVICE_LIST = "service.list"
@@ -48,9 +50,11 @@ class Action(StrEnum):
     SERVICE_ROLLBACK = "service.rollback"
     SERVICE_REMOVE = "service.remove"
     SERVICE_TASKS = "service.tasks"
+    SERVICE_CERTIFICATE = "service.certificate"
     ROLLOUT_INSPECT = "rollout.inspect"
     NODE_LIST = "node.list"
     NODE_INSPECT = "node.inspect"
+    NODE_EXPOSURE = "node.exposure"
     NODE_UPDATE = "node.update"
     NODE_REMOVE = "node.remove"
     NODE_JOIN = "node.join"
@@ -126,12 +130,14 @@ class _Reach(StrEnum):
 _READS = (
     Action.SECRET_LIST,
     Action.SECRET_INSPECT,
+    Action.SECRET_WHERE,
     Action.SERVICE_LIST,
     Action.SERVICE_INSPECT,
     Action.SERVICE_TASKS,
     Action.ROLLOUT_INSPECT,
     Action.NODE_LIST,
     Action.NODE_INSPECT,
+    Action.NODE_EXPOSURE,
     Action.TOKEN_LIST,
     Action.OPERATOR_LIST,
     Action.MANAGER_LIST,
@@ -143,6 +149,7 @@ _OPERATOR_WRITES = (
     Action.SECRET_ROTATE,
     Action.SECRET_REMOVE,
     Action.SECRET_LABEL,
+    Action.SECRET_EXPOSE,
     Action.SERVICE_CREATE,
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
@@ -160,6 +167,7 @@ _OPERATOR_WRITES = (
 _DEPLOYER_LABELLED = (
     Action.SECRET_CREATE,
     Action.SECRET_INSPECT,
+    Action.SECRET_WHERE,
     Action.SECRET_ROTATE,
     Action.SECRET_REMOVE,
     Action.SECRET_LABEL,
@@ -221,7 +229,8 @@ _TABLE: Final[Mapping[Role, Mapping[Action, _Reach]]] = {
         Action.OPERATOR_RENEW: _Reach.OWN,
     },
     Role.NODE: dict.fromkeys(
-        (Action.SESSION_OPEN, Action.SECRET_ISSUE, Action.NODE_RENEW), _Reach.OWN
+        (Action.SESSION_OPEN, Action.SECRET_ISSUE, Action.NODE_RENEW, Action.SERVICE_CERTIFICATE),
+        _Reach.OWN,
     ),
     Role.MANAGER: {
         **dict.fromkeys(_DUTIES, _Reach.ALL),

@@ -5,7 +5,7 @@ check again. Source: DESIGN 6.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -16,6 +16,7 @@ from cluster.control.labels import check_labels
 from cluster.control.update_draft import HealthDraft, UpdateDraft, health_of, update_of
 from cluster.protocol.errors import InvalidName, InvalidReference, InvalidRequest
 from cluster.protocol.ids import SecretId, VersionNumber, check_name, check_target
+from cluster.protocol.wire import CERTIFICATE_TARGETS
 from cluster.store.records import (
     LeaseLoss,
     OnChange,
@@ -74,6 +75,8 @@ class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     on_change: OnChangeDraft | None = None
     update: UpdateDraft = UpdateDraft()
     health: HealthDraft | None = None
+    certificate: bool = False
+    """Whether `tls.crt`, `tls.key` and `ca.crt` are among the service's files."""
 
 
 FindSecret = Callable[[str], SecretRecord | None]
@@ -89,7 +92,7 @@ def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
     if not 1 <= draft.uid <= MAX_ID or not 0 <= draft.gid <= MAX_ID:
         raise InvalidRequest("a service takes a uid from 1 and a gid from 0; it never runs as root")
     references = tuple(_reference(reference, find_secret) for reference in draft.references)
-    _check_targets(references)
+    _check_targets(references, reserved=CERTIFICATE_TARGETS if draft.certificate else ())
     return ServiceSpec(
         references=references,
         constraints=check_constraints(draft.constraints),
@@ -100,6 +103,7 @@ def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
         on_change=_on_change(draft.on_change),
         update=update_of(draft.update),
         health=health_of(draft.health),
+        certificate=draft.certificate,
     )
 
 
@@ -168,9 +172,13 @@ def _version(version: int | str) -> VersionNumber | None:
     return VersionNumber(version)
 
 
-def _check_targets(references: tuple[SecretReference, ...]) -> None:
+def _check_targets(references: tuple[SecretReference, ...], *, reserved: Sequence[str]) -> None:
     seen: set[str] = set()
     for reference in references:
+        if reference.target in reserved:
+            raise InvalidReference(
+                f"the target {reference.target!r} is the certificate's; give the secret another"
+            )
         if reference.target in seen:
             raise InvalidReference(
                 f"two references share the target {reference.target!r}; give each its own"

@@ -119,6 +119,7 @@ def _spec(spec: ServiceSpec) -> dict[str, JSON]:
         "on_change": _on_change(spec.on_change),
         "update": update_shown(spec.update),
         "health": health_shown(spec.health),
+        "certificate": spec.certificate,
     }
 
 

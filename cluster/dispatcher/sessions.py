@@ -15,8 +15,11 @@ from typing import Final, Protocol
 import structlog
 
 from cluster.dispatcher.assignments import assignments_of, difference, versions_of
+from cluster.dispatcher.health_notes import HealthNotes
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
+from cluster.dispatcher.sealed_values import sealed_values
+from cluster.pki.node_envelope import Recipient
 from cluster.protocol import wire
 from cluster.protocol.errors import (
     ClusterError,
@@ -35,6 +38,7 @@ from cluster.protocol.ids import (
     VersionNumber,
     format_id,
 )
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import ManagerState, SecretRecord, ServiceRecord, TaskRecord
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import View
@@ -72,6 +76,16 @@ class Renewal(Protocol):
         ...
 
 
+class ServiceCertificates(Protocol):
+    """Issues certificates of services."""
+
+    async def issue(
+        self, node_id: NodeId, service_id: ServiceId, csr: bytes
+    ) -> wire.ServiceCertificate:
+        """Return a certificate of a service that is placed on the node."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ViewRecords:
     """Lets the pure assignment code read the view."""
@@ -100,6 +114,7 @@ class SessionParts:
     store: SealedStore
     receipts: Receipts
     renewal: Renewal
+    certificates: ServiceCertificates
     presence: Presence
     clock: Clock
     entropy: Entropy
@@ -121,9 +136,15 @@ class AgentSession:
     """What the agent was told last of where managers listen."""
     _base: wire.RevisionPair | None = None
     _snapshot_due: bool = True
+    _recipient: Recipient = field(init=False)
+    """Whom values are sealed for; chosen from the Hello."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _wiped: asyncio.Event = field(default_factory=asyncio.Event)
     _renewals: int = 0
+    _health: HealthNotes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._health = HealthNotes(self.parts.store, self.parts.clock, self.node_id)
 
     def wake(self) -> None:
         """Tell the session that something of its node changed."""
@@ -167,6 +188,7 @@ class AgentSession:
             # No agent is served from a state older than one it has seen.
             await self.parts.store.catch_up(_revision(hello.highest))
         self.session_id = format_id(self.parts.entropy.token(16))
+        self._recipient = Recipient.choose(hello.envelope_keys, self.node_id, self.session_id)
         self._held = set(hello.held)
         cluster = self.parts.store.cluster
         managers = self._managers = _managers_of(self.parts.store.view)
@@ -178,6 +200,7 @@ class AgentSession:
                 lease_s=cluster.lease_s,
                 managers=managers.managers,
                 join_addresses=managers.join_addresses,
+                suite=self._recipient.suite,
             )
         )
         return hello
@@ -199,8 +222,11 @@ class AgentSession:
                     await self._prolong(number)
                 case wire.Hello():
                     raise SessionExpired("a second hello")
-                case wire.HealthReport() | wire.ServiceSigningRequest():
-                    raise SessionExpired("an unexpected message")
+                case wire.HealthReport() as report:
+                    self._health.take(report)
+                    self.wake()
+                case wire.ServiceSigningRequest() as asked:
+                    await self._sign_service(asked)
 
     async def _acked(self, ack: wire.Ack) -> None:
         if not (ack.services or ack.dropped):
@@ -227,6 +253,17 @@ class AgentSession:
             return
         await self.link.send(certificate)
 
+    async def _sign_service(self, asked: wire.ServiceSigningRequest) -> None:
+        """Answer a request for a service's certificate; a refusal does not end the session."""
+        certificate: wire.ServiceCertificate | wire.ServiceCertificateRefused
+        try:
+            certificate = await self.parts.certificates.issue(
+                self.node_id, ServiceId(asked.service_id), asked.csr
+            )
+        except ClusterError as error:
+            certificate = wire.ServiceCertificateRefused(asked.service_id, error.code)
+        await self.link.send(certificate)
+
     async def _prolong(self, number: int) -> None:
         """Prolong the lease after a barrier begun now: a manager without a quorum cannot keep an
         evicted node alive."""
@@ -247,6 +284,7 @@ class AgentSession:
             self._wake.clear()
             try:
                 await self._deliver()
+                await self._health.write()
             except Evicted:
                 await self._wipe()
                 raise
@@ -284,7 +322,7 @@ class AgentSession:
         """Decide once more from the view as it is after the barrier, and send; False if a receipt
         is missing by now.
 
-        From the decision to the last `open_value` nothing awaits, so nothing can change in between.
+        From the decision to the last value sealed nothing awaits, so nothing can change in between.
         """
         self._require_admitted()
         desired = self._desired()
@@ -294,16 +332,13 @@ class AgentSession:
             return False
         revision = self._pair(max(number, self.parts.store.view.revision))
         needed = {key for assignment in assignments for key in versions_of(assignment)} - self._held
-        values = [
-            self._open_value(key)
-            for key in sorted(needed, key=lambda key: (key.secret_id, key.version))
-        ]
+        messages = self._seal(sorted(needed, key=lambda key: (key.secret_id, key.version)))
         manifest = self._manifest(plan.changed, plan.removed, desired, revision)
         self._sent, self._base, self._snapshot_due = desired, revision, False
         # What the agent drops now has to be sent again if it comes back.
         self._held &= {key for one in desired.values() for key in versions_of(one)}
-        for chunk in _chunks(values):
-            await self.link.send(wire.Values(tuple(chunk)))
+        for message in messages:
+            await self.link.send(message)
             self._require_admitted()  # whoever is evicted in the middle gets no more of it
         await self.link.send(manifest)
         return True
@@ -322,9 +357,13 @@ class AgentSession:
     def _desired(self) -> dict[str, wire.ServiceAssignment]:
         return assignments_of(ViewRecords(self.parts.store.view), self.node_id)
 
-    def _open_value(self, key: wire.VersionKey) -> wire.Value:
-        value = self.parts.store.open_value(SecretId(key.secret_id), VersionNumber(key.version))
-        return wire.Value(key.secret_id, key.version, value.reveal())
+    def _seal(self, needed: Iterable[wire.VersionKey]) -> list[wire.Values]:
+        def open_value(key: wire.VersionKey) -> SecretBytes:
+            return self.parts.store.open_value(
+                SecretId(key.secret_id), VersionNumber(key.version)
+            )
+
+        return sealed_values(needed, open_value, self._recipient, self.parts.entropy)
 
     def _pair(self, number: int) -> wire.RevisionPair:
         revision: Revision = self.parts.store.revision(number)
@@ -362,16 +401,3 @@ def _managers_of(view: View) -> wire.Managers:
         tuple(manager.api_address for manager in active),
         tuple(manager.join_address for manager in active),
     )
-
-
-def _chunks(values: list[wire.Value]) -> Iterable[list[wire.Value]]:
-    chunk: list[wire.Value] = []
-    size = 0
-    for value in values:
-        if chunk and size + len(value.value) > wire.VALUES_PER_MESSAGE_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(value)
-        size += len(value.value)
-    if chunk:
-        yield chunk

@@ -90,6 +90,28 @@ def new_intermediate(
     return _new_authority(role, trust_domain, root, INTERMEDIATE_LIFE, clock, entropy)
 
 
+def trust_anchor(authority: Authority, entropy: Entropy) -> x509.Certificate:
+    """Return the self-signed certificate of an intermediate: same name, key and life.
+
+    Most TLS libraries end a chain at a self-signed certificate only. With this one in place of the
+    root they believe the leaves of this authority, and those of no other under the root.
+    """
+    certificate = authority.certificate
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(certificate.subject)
+        .issuer_name(certificate.subject)
+        .public_key(authority.key.public_key())
+        .serial_number(_serial(entropy))
+        .not_valid_before(certificate.not_valid_before_utc)
+        .not_valid_after(certificate.not_valid_after_utc)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_key_usage(authority=True), critical=True)
+    )
+    public_key = authority.key.public_key()
+    return _add_key_ids(builder, public_key, public_key).sign(authority.key, hashes.SHA256())
+
+
 def new_engine_authority(clock: Clock, entropy: Entropy) -> Authority:
     """Return the authority of the engine's peers, which practically never expires.
 

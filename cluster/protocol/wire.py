@@ -1,4 +1,4 @@
-"""The messages of an agent's session: one WebSocket, msgpack, no text that could hold a value.
+"""The messages of an agent's session: one WebSocket, msgpack, values in envelopes only.
 
 Flow: the agent sends Hello; the manager answers Welcome, then Values and a Snapshot; afterwards
 Values and Deltas as things change, each answered by an Ack. Values always travel before the
@@ -19,6 +19,8 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_AGENT_MESSAGE_BYTES: Final = 1024 * 1024
 """What a manager reads from an agent at most."""
 VALUES_PER_MESSAGE_BYTES: Final = 1024 * 1024
+CERTIFICATE_TARGETS: Final = ("tls.crt", "tls.key", "ca.crt")
+"""The files of a service's certificate: chain, key, and what its peers are checked with."""
 
 
 class RevisionPair(msgspec.Struct, frozen=True, array_like=True):
@@ -65,13 +67,6 @@ class HealthCheck(msgspec.Struct, frozen=True, array_like=True):
     """Failures in a row that make it unhealthy."""
 
 
-class CertificateSpec(msgspec.Struct, frozen=True, array_like=True):
-    """A certificate of its own that a service finds among its files."""
-
-    dns_names: tuple[str, ...]
-    ttl_s: float
-
-
 class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
     """All that a node must know of one service placed on it."""
 
@@ -85,11 +80,20 @@ class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
     on_change_command: tuple[str, ...] = ()
     on_change_timeout_s: float = 10.0
     health: HealthCheck | None = None
-    certificate: CertificateSpec | None = None
+    certificate: bool = False
+    """Whether `tls.crt`, `tls.key` and `ca.crt` belong to its files."""
 
 
 # --- agent to manager
 # ---------------------------------------------------------------------------------------------
+
+
+class EnvelopeKey(msgspec.Struct, frozen=True, array_like=True):
+    """A public key of the agent's process, which values are sealed to."""
+
+    suite: str
+    """"mlkem768-x25519" (both keys, 1184 and 32 bytes) or "x25519" (32 bytes)."""
+    public_key: bytes
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -104,6 +108,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """Versions whose values the agent still has: they are not sent again."""
     highest: RevisionPair | None
     """The highest revision ever seen; a manager behind it waits or lets the agent go elsewhere."""
+    envelope_keys: tuple[EnvelopeKey, ...] = ()
+    """What values may be sealed to; a session without any is refused."""
 
 
 class ServiceResult(msgspec.Struct, frozen=True, array_like=True):
@@ -179,6 +185,8 @@ class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
     """host:port of every manager's session listener, for failover."""
     join_addresses: tuple[str, ...]
     """host:port of every manager's join listener, for coming back after an expiry."""
+    suite: str
+    """Which of the Hello's envelope keys values are sealed to."""
 
 
 class Managers(msgspec.Struct, frozen=True, tag="managers"):
@@ -189,20 +197,22 @@ class Managers(msgspec.Struct, frozen=True, tag="managers"):
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True):
-    """A secret version's value."""
+    """A secret version's value, sealed under the data key of its message."""
 
     secret_id: str
     version: int
-    value: bytes
+    sealed: bytes
 
     def __repr__(self) -> str:
         return f"Value(secret_id={self.secret_id!r}, version={self.version})"
 
 
 class Values(msgspec.Struct, frozen=True, tag="values"):
-    """Values that the next Snapshot or Delta needs."""
+    """Values that the next Snapshot or Delta needs, in the envelope of cluster.pki."""
 
     values: tuple[Value, ...]
+    sealed_key: bytes = b""
+    """The data key, sealed by HPKE to the node's key."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -231,12 +241,22 @@ class Certificate(msgspec.Struct, frozen=True, tag="certificate"):
 
 
 class ServiceCertificate(msgspec.Struct, frozen=True, tag="service-certificate"):
-    """A service's new chain (DER, leaf first) and the bundle its peers are checked with."""
+    """A service's new chain and what its peers are checked with."""
 
     service_id: str
     chain: tuple[bytes, ...]
-    roots: tuple[bytes, ...]
-    workload: tuple[bytes, ...]
+    """DER, leaf first."""
+    anchors: tuple[bytes, ...]
+    """DER: the workload authorities as self-signed certificates."""
+    life_s: float
+    """How long the leaf holds, from when it was issued."""
+
+
+class ServiceCertificateRefused(msgspec.Struct, frozen=True, tag="service-certificate-refused"):
+    """Says that a ServiceSigningRequest is not met, by an error code; the session goes on."""
+
+    service_id: str
+    code: str
 
 
 class Lease(msgspec.Struct, frozen=True, tag="lease"):
@@ -271,6 +291,7 @@ FromManager = (
     | Delta
     | Certificate
     | ServiceCertificate
+    | ServiceCertificateRefused
     | Lease
     | Wipe
     | Refusal

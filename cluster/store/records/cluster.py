@@ -35,6 +35,7 @@ class ClusterRecord(Record, frozen=True, kw_only=True):
     node_ttl_s: float = 86_400.0
     operator_ttl_s: float = 30 * 86_400.0
     manager_ttl_s: float = 90 * 86_400.0
+    service_ttl_s: float = 3_600.0
     return_grace_s: float = 7 * 86_400.0
     lease_s: float = 60.0
     alive_at: float = 0.0
@@ -58,6 +59,9 @@ class AuthorityRecord(Record, frozen=True, kw_only=True):
     """PKCS#8 DER; sealed with the record."""
     active: bool = True
     """Signs new certificates; an inactive one is only trusted."""
+    anchor: bytes = b""
+    """Of a workload authority: the same name and key as a self-signed certificate, which is all
+    that services trust. The root would make them trust control certificates too."""
 
     def __repr__(self) -> str:
         return f"AuthorityRecord(id={self.id!r})"

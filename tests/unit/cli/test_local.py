@@ -69,6 +69,7 @@ def test_init_saves_the_unlock_key_before_anything_is_founded(
         "operator": "root",
         "csr": "",
         "node_ttl_s": 86_400.0,
+        "service_ttl_s": 3_600.0,
     }
     context = files.load(files.current())
     assert (context.operator, context.endpoints) == ("root", ("127.0.0.1:1",))

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.control.callers import principal_of
 from cluster.control.enrolment import Enrolment
@@ -21,6 +22,7 @@ from cluster.control.service_draft import ReferenceDraft, ServiceDraft
 from cluster.control.services import Services
 from cluster.control.tokens import Tokens
 from cluster.pki import csr
+from cluster.pki.ca import trust_anchor
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.identity import Caller, Kind, SpiffeId
 from cluster.protocol.ids import ManagerId, NodeId, ServiceId, VersionNumber, format_id
@@ -85,10 +87,15 @@ class ControlLab:
         """Write what `init` writes beside the cluster record."""
         authority = ClusterAuthority(TRUST_DOMAIN, self.clock, self.entropy)
         for role in ("root", "control", "workload"):
-            certificate, key = getattr(authority, role).to_der()
+            held = getattr(authority, role)
+            certificate, key = held.to_der()
+            anchor = trust_anchor(held, self.entropy).public_bytes(Encoding.DER)
             await self.write(
-                AuthorityRecord(id=role, role=role, certificate=certificate, private_key=key)
-            )
+                AuthorityRecord(
+                    id=role, role=role, certificate=certificate, private_key=key,
+                    anchor=anchor if role == "workload" else b"",
+                )
+            )  # fmt: skip
         await self.write(
             ManagerRecord(
                 id=MANAGER,

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
+from cluster.control.service_certificates import ServiceCertificates
 from cluster.dispatcher.issue import Issue
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
@@ -142,6 +143,7 @@ class DispatchLab(ControlLab):
             store=store,
             receipts=self.receipts,
             renewal=self.enrolment,
+            certificates=ServiceCertificates(self.requests, self.issuer),
             presence=self.presence,
             clock=self.clock,
             entropy=self.entropy,

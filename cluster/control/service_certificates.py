@@ -1,0 +1,120 @@
+"""Certificates of services: a node asks for one of a service that is placed on it.
+
+Owns the rule and its record. The key was made on the node and stays there; of the request only the
+public key is taken, and every name in the certificate comes from the service's own record. The
+transaction that records who got which serial compares the node, the task and the service, and it is
+begun after the request: a manager whose view lags behind a removal issues nothing. What is recorded
+and never arrives does no harm; what is not recorded never leaves. Source: DESIGN 5 and 6.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+
+from cluster.control.issuing import Issued, Issuer, Request, get_cluster, workload_anchors
+from cluster.control.policy import Action, Principal, Resource, Role, authorize
+from cluster.control.requests import Requests
+from cluster.protocol.errors import Conflict, PermissionDenied, TooManyRequests, Unavailable
+from cluster.protocol.identity import Kind as IdentityKind
+from cluster.protocol.identity import SpiffeId
+from cluster.protocol.ids import NodeId, ServiceId, TaskId
+from cluster.protocol.wire import ServiceCertificate
+from cluster.store.records import Kind, ServiceRecord, TaskState, task_id
+from cluster.store.steps import Require, Step, Write
+from cluster.store.view import View
+
+BURST: Final = 6
+"""Certificates that a task may have at once: each is an entry of the audit."""
+PERIODS_PER_LIFE: Final = 10
+"""A task regains one of its burst every tenth of a certificate's life; it needs two at most."""
+
+
+class ServiceCertificates:
+    """Issues services' certificates to the nodes they are placed on."""
+
+    def __init__(self, requests: Requests, issuer: Issuer) -> None:
+        self._requests = requests
+        self._issuer = issuer
+        self._issued_at_s: dict[TaskId, tuple[float, ...]] = {}
+        """By task: when the last certificates were asked for, at most `BURST` of them."""
+
+    async def issue(self, node_id: NodeId, service_id: ServiceId, csr: bytes) -> ServiceCertificate:
+        """Return a certificate for the key in `csr` (DER), once its record is committed.
+
+        Raises PermissionDenied, alike for a service that is not placed on the node, wants no
+        certificate or does not exist; InvalidRequest for a bad request; TooManyRequests; and
+        Unavailable when the record cannot be written.
+        """
+        request = Request.of(csr)
+        store = self._requests.store
+        identity = SpiffeId(get_cluster(store.view).trust_domain, IdentityKind.NODE, node_id)
+        principal = Principal(identity, str(identity), Role.NODE)
+        try:
+            service, _ = _decided_from(store.view, node_id, service_id)
+            self._count(store.view, task_id(service_id, node_id))
+            issued = await self._record(principal, node_id, service_id, request)
+        except PermissionDenied:
+            resource = Resource(Kind.SERVICE.value)
+            self._requests.note_refusal(principal, Action.SERVICE_CERTIFICATE, resource)
+            raise
+        anchors = workload_anchors(store.view)
+        return ServiceCertificate(service.id, issued.chain, anchors, self._life_s(store.view))
+
+    async def _record(
+        self, principal: Principal, node_id: NodeId, service_id: ServiceId, request: Request
+    ) -> Issued:
+        """Commit the audit entry that names the serial, and return the certificate it names."""
+        issued: Issued | None = None
+
+        def write(view: View) -> Write:
+            nonlocal issued
+            service, steps = _decided_from(view, node_id, service_id)
+            if not workload_anchors(view):
+                raise Conflict("the cluster has no workload authority that services could trust")
+            resource = Resource(Kind.SERVICE.value, service.name, owner=node_id)
+            now = self._requests.clock.now()
+            entry = authorize(principal, Action.SERVICE_CERTIFICATE, resource, now)
+            issued = self._issuer.service(view, service.name, request)
+            return Write(tuple(steps), (msgspec.structs.replace(entry, detail=_told(issued)),))
+
+        await self._requests.store.update(write)
+        if issued is None:
+            raise Unavailable("the certificate was not issued; ask again")
+        return issued
+
+    def _count(self, view: View, task: TaskId) -> None:
+        """Raise TooManyRequests if a task asks far more often than renewing takes.
+
+        Kept for tasks that exist only, so it is bounded by their number.
+        """
+        now_s = self._requests.clock.monotonic_s()
+        window_s = BURST * self._life_s(view) / PERIODS_PER_LIFE
+        for gone in [known for known in self._issued_at_s if view.tasks.get(known) is None]:
+            del self._issued_at_s[gone]
+        recent = tuple(at for at in self._issued_at_s.get(task, ()) if now_s - at < window_s)
+        if len(recent) >= BURST:
+            raise TooManyRequests("this service had several certificates just now; ask later")
+        self._issued_at_s[task] = (*recent, now_s)
+
+    def _life_s(self, view: View) -> float:
+        return timedelta(seconds=get_cluster(view).service_ttl_s).total_seconds()
+
+
+def _decided_from(
+    view: View, node_id: NodeId, service_id: ServiceId
+) -> tuple[ServiceRecord, Iterable[Step]]:
+    """Return the service and the conditions under which the node may have a certificate of it."""
+    node = view.nodes.get(node_id)
+    task = view.tasks.get(task_id(service_id, node_id))
+    service = view.services.get(service_id)
+    if node is None or node.record.revoked_at is not None or task is None or service is None:
+        raise PermissionDenied
+    if task.record.state is not TaskState.RUNNING or not service.record.spec.certificate:
+        raise PermissionDenied
+    return service.record, (Require(node), Require(task), Require(service))
+
+
+def _told(issued: Issued) -> str:
+    return f"serial {issued.serial} until {issued.not_after_s:.0f}"
