@@ -19,6 +19,7 @@ from cluster.api import (
     error_map,
     routes_agent,
     routes_cluster,
+    routes_exposure,
     routes_join,
     routes_managers,
     routes_secrets,
@@ -168,6 +169,7 @@ class UnlockedManager:
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status
             ),
+            routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_managers.routes(cases.edge, self._membership()),
         ):

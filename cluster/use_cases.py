@@ -5,6 +5,8 @@ from typing import Self
 
 from cluster.api.edge import Edge
 from cluster.control.enrolment import Enrolment
+from cluster.control.evict_rotate import Evictions
+from cluster.control.exposure import Exposure
 from cluster.control.issuing import Issuer
 from cluster.control.keys import Keys
 from cluster.control.managers import Managers
@@ -42,6 +44,8 @@ class UseCases:
     services: Services
     rollouts: RolloutStatus
     nodes: Nodes
+    exposure: Exposure
+    evictions: Evictions
     tokens: Tokens
     operators: Operators
     keys: Keys
@@ -67,6 +71,7 @@ class UseCases:
         identity = SpiffeId(trust_domain, Kind.MANAGER, manager_id)
         refusals = Refusals(clock)
         requests = Requests(store, clock, refusals)
+        nodes = Nodes(requests)
         issuer = Issuer(clock, entropy)
         enrolment = Enrolment(requests, entropy, issuer)
         receipts = Receipts(store, clock, own_id)
@@ -80,7 +85,9 @@ class UseCases:
             secrets=Secrets(requests, entropy),
             services=Services(requests, entropy),
             rollouts=RolloutStatus(requests),
-            nodes=Nodes(requests),
+            nodes=nodes,
+            exposure=Exposure(requests),
+            evictions=Evictions(requests, nodes),
             tokens=Tokens(requests, entropy, admits_managers=admits_managers),
             operators=Operators(requests, entropy, issuer),
             keys=Keys(requests, entropy),

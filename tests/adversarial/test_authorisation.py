@@ -17,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from cluster.api import (
     routes_agent,
     routes_cluster,
+    routes_exposure,
     routes_managers,
     routes_secrets,
     routes_services,
@@ -105,6 +106,12 @@ TABLE = (
     Row("POST", "/v1/keys/rotate", "admin"),
     Row("GET", "/v1/nodes", READERS),
     Row("GET", "/v1/nodes/{name}", READERS, "/v1/nodes/n1"),
+    Row("GET", "/v1/secrets/{name}/where", f"red-deployer {READERS}", "/v1/secrets/idle/where"),
+    Row("GET", "/v1/nodes/{name}/exposure", READERS, "/v1/nodes/n1/exposure"),
+    Row(
+        "POST", "/v1/nodes/{name}/evict", "admin", "/v1/nodes/no-such-node/evict",
+        {"rotate": True},
+    ),
     Row("PATCH", "/v1/nodes/{name}", "admin", "/v1/nodes/other", {"add_labels": {"a": "b"}}),
     Row("DELETE", "/v1/nodes/{name}", "admin", "/v1/nodes/no-such-node"),
     Row("POST", "/v1/tokens", "admin", "", {"role": "worker"}),
@@ -122,6 +129,7 @@ TABLE = (
 ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_agent.routes,
     routes_cluster.routes,
+    routes_exposure.routes,
     routes_managers.routes,
     routes_secrets.routes,
     routes_services.routes,

@@ -13,6 +13,7 @@ from cluster.api import (
     error_map,
     routes_agent,
     routes_cluster,
+    routes_exposure,
     routes_join,
     routes_secrets,
     routes_services,
@@ -132,6 +133,7 @@ class ApiLab:
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, NoStatus()
             ),
+            routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
         )
         self.join_api = self._limited(

@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.control.callers import principal_of
 from cluster.control.enrolment import Enrolment
+from cluster.control.evict_rotate import Evictions
+from cluster.control.exposure import Exposure
 from cluster.control.issuing import Issuer
 from cluster.control.managers import Managers
 from cluster.control.nodes import Nodes
@@ -77,6 +79,8 @@ class ControlLab:
         self.secrets = Secrets(self.requests, self.entropy)
         self.services = Services(self.requests, self.entropy)
         self.nodes = Nodes(self.requests)
+        self.exposure = Exposure(self.requests)
+        self.evictions = Evictions(self.requests, self.nodes)
         self.tokens = Tokens(self.requests, self.entropy)
         self.operators = Operators(self.requests, self.entropy, self.issuer)
         self.enrolment = Enrolment(self.requests, self.entropy, self.issuer)
