@@ -21,8 +21,8 @@ tools: ## Unpack etcd and libfaketime into .tools; nothing is installed on the h
 	@tools/keep_ownership.sh tools/unpack_tools.sh
 
 .PHONY: lab
-lab: venv tools ## Run the guided lab (ARGS=--once runs through without waiting)
-	@KEEP_OWNERSHIP_LAB=1 tools/keep_ownership.sh $(PY) docs/lab/lab.py $(ARGS)
+lab: venv tools ## Run the guided lab (ARGS=--list names its scenarios, ARGS=--help the rest)
+	@tools/keep_ownership.sh $(PY) docs/lab/lab.py $(ARGS)
 
 .PHONY: test
 test: venv tools ## Run every test that is not marked slow

@@ -6,10 +6,8 @@ give_back() {
     [[ $(id -u) == 0 && -n ${SUDO_UID:-} && -n ${SUDO_GID:-} ]] || return 0
     # Only in that user's own checkout, and never across a mount or through a link.
     [[ $(stat -c %u .) == "$SUDO_UID" ]] || return 0
-    # A lab that runs in another terminal keeps its files.
-    local prune=(-path ./.lab -prune -o)
-    [[ -z ${KEEP_OWNERSHIP_LAB:-} ]] || prune=()
-    find . -xdev "${prune[@]}" -uid 0 -exec chown -h "$SUDO_UID:$SUDO_GID" {} +
+    # A lab may run in another terminal, and gives its own files back when it ends.
+    find . -xdev -path ./.lab -prune -o -uid 0 -exec chown -h "$SUDO_UID:$SUDO_GID" {} +
 }
 trap give_back EXIT
 

@@ -48,6 +48,8 @@ if ! "$venv/bin/python" -c '' 2>/dev/null; then
     "$python" -m venv --clear "$venv"
 fi
 say "installing the locked dependencies"
+# An offline copy (make lab ARGS=bundle) carries them: nothing is asked of an index then.
+if [[ -d .wheels ]]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS=.wheels; fi
 pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install --require-hashes -r "$lock"
 "${pip[@]}" install --no-deps --no-build-isolation -e .

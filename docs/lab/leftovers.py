@@ -8,6 +8,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,16 +29,54 @@ def only_lab(layout: Layout) -> Iterator[None]:
     layout.state.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(descriptor):
             owner = os.pread(descriptor, 32, 0).decode().strip()
-            raise LabError(f"a lab runs already (pid {owner}); end it with Ctrl-C there") from None
+            raise LabError(
+                f"a lab runs already (pid {owner}); end it with Ctrl-C there, or `kill {owner}`"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def is_up(layout: Layout) -> bool:
+    """Return whether a lab holds these directories now."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def reset(layout: Layout) -> int:
+    """End and remove all that a killed lab left, logs as well; return an exit code.
+
+    Raises LabError while a lab runs.
+    """
+    with only_lab(layout):
+        for found in clear_away(layout):
+            sys.stdout.write(f"{found}\n")
+        shutil.rmtree(layout.process_files, ignore_errors=True)
+        for entry in layout.state.iterdir():
+            if entry != layout.lock:
+                raise LabError(f"{entry} is none of the lab's; nothing else is left")
+        layout.lock.unlink()
+        layout.state.rmdir()
+    sys.stdout.write(f"{layout.state} and {layout.runtime} are gone\n")
+    return 0
 
 
 def clear_away(layout: Layout) -> list[str]:

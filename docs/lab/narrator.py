@@ -6,7 +6,8 @@ Prints and counts; runs nothing. A claim is OK, DIFFERS, or NOT SHOWN with a rea
 import shlex
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TextIO
@@ -45,6 +46,7 @@ class Narrator:
         self._waits = waits
         self._colours = out.isatty()
         self._step = ""
+        self._brief = False
         self.observations: list[Observation] = []
 
     def step(self, title: str, text: str) -> None:
@@ -56,19 +58,32 @@ class Narrator:
         self._line(self._painted(f"── {title} ".ljust(WIDTH, "─"), "1"))
         self.say(text)
 
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """Print nothing but what is wrong: for what a scenario only builds on."""
+        self._brief = True
+        try:
+            yield
+        finally:
+            self._brief = False
+
     def say(self, text: str) -> None:
         """Tell what is about to happen, or what to look at."""
+        if self._brief:
+            return
         for line in textwrap.wrap(" ".join(text.split()), WIDTH):
             self._line(line)
 
     def command(self, words: Sequence[str], note: str = "") -> None:
         """Show what a person would type."""
+        if self._brief:
+            return
         self._line()
         self._line(self._painted(f"$ {shlex.join(words)}{note}", "36"))
 
     def output(self, text: str) -> None:
         """Show what a command printed, shortened in the middle when it is long."""
-        lines = text.rstrip("\n").splitlines()
+        lines = [] if self._brief else text.rstrip("\n").splitlines()
         if len(lines) > _SHOWN_LINES:
             left_out = f"... {len(lines) - _SHOWN_LINES} lines left out ..."
             lines = [*lines[: _SHOWN_LINES // 2], left_out, *lines[-_SHOWN_LINES // 2 :]]
@@ -128,7 +143,8 @@ class Narrator:
     def _record(self, claim: str, verdict: Verdict, seen: str) -> None:
         observation = Observation(self._step, claim, verdict, seen)
         self.observations.append(observation)
-        self._show(observation)
+        if not self._brief or verdict is not Verdict.OK:
+            self._show(observation)
 
     def _show(self, one: Observation) -> None:
         word = self._painted(f"{one.verdict:<9}", _COLOURS[one.verdict])

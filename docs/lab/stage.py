@@ -48,6 +48,8 @@ class Lab:
     narrator: Narrator
     shell: Shell
     processes: Processes
+    managers: tuple[str, ...] = MANAGERS
+    """The managers of this cluster; the first founds it."""
 
     # --- waiting --------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Lab:
 
     def join_addresses(self) -> str:
         """Return where nodes and managers join."""
-        return self.layout.address(MANAGERS[0], 4)
+        return self.layout.address(self.managers[0], 4)
 
     def status(self) -> dict[str, Any]:
         """Return the cluster's status."""

@@ -1,13 +1,13 @@
-"""Step 7: the leader is killed; secrets stay readable and a rotation succeeds."""
+"""The leader is killed; secrets stay readable and a rotation succeeds."""
 
 import time
 
 from docs.lab.layout import MANAGERS, NODES
 from docs.lab.processes import children_of, identity_of
-from docs.lab.scenario.file_watch import FileWatch
-from docs.lab.scenario.placing import make_value
-from docs.lab.scenario.step import Step
 from docs.lab.stage import BLUE, RED, Lab
+from docs.lab.steps.file_watch import FileWatch
+from docs.lab.steps.placing import make_value
+from docs.lab.steps.step import Step
 
 
 def _run(lab: Lab) -> None:
@@ -84,7 +84,7 @@ def _state(pid: int) -> str:
 
 
 STEP = Step(
-    "7  Kill the leader",
+    "Kill the leader",
     """SIGKILL, as a power cut would. Files on the nodes do not depend on managers. The two that
     remain are a majority: they elect a leader and go on writing.""",
     _run,

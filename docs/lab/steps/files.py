@@ -1,9 +1,9 @@
-"""Step 3: the files as the service sees them, and the mount they lie on."""
+"""The files as the service sees them, and the mount they lie on."""
 
 from docs.lab.capabilities import Means
 from docs.lab.layout import MANAGERS, NODES, PYTHON
-from docs.lab.scenario.step import Step
 from docs.lab.stage import RED, SERVICES, Lab
+from docs.lab.steps.step import Step
 
 
 def _run(lab: Lab) -> None:
@@ -69,7 +69,7 @@ def _show_socket(lab: Lab) -> None:
 
 
 STEP = Step(
-    "3  The files, as the service sees them",
+    "The files, as the service sees them",
     """A service sees a read-only tmpfs of its own at /run/secrets, complete from the first moment.
     The lab compares digests: it never prints a value.""",
     _run,

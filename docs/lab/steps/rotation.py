@@ -1,8 +1,8 @@
-"""Step 6: twitter's credential is rotated, and nothing on any node is touched for it."""
+"""Twitter's credential is rotated, and nothing on any node is touched for it."""
 
 from docs.lab.layout import MANAGERS, NODES
-from docs.lab.scenario.step import Step
 from docs.lab.stage import SERVICES, TWITTER, Lab
+from docs.lab.steps.step import Step
 
 _UNTOUCHED = (*NODES, *(service.name for service in SERVICES))
 
@@ -57,7 +57,7 @@ def _processes(lab: Lab) -> dict[str, str]:
 
 
 STEP = Step(
-    "6  Rotate twitter's credential",
+    "Rotate twitter's credential",
     """One command changes the credential in the file of every node that holds it. Twitter opens the
     file for each call, so it needs no restart and no signal. No node is logged in to.""",
     _run,

@@ -1,10 +1,10 @@
-"""Step 2: secrets are created, services are placed, and only the nodes in question get a value."""
+"""Secrets are created, services are placed, and only the nodes in question get a value."""
 
 import secrets
 
 from docs.lab.layout import MANAGERS, NODES
-from docs.lab.scenario.step import Step
 from docs.lab.stage import BLUE, RED, SERVICES, TWITTER, Lab, Service
+from docs.lab.steps.step import Step
 
 _SIDES = {NODES[0]: "left", NODES[1]: "right"}
 
@@ -85,7 +85,7 @@ def _start_service(lab: Lab, service: Service) -> None:
 
 
 STEP = Step(
-    "2  Create secrets, place services",
+    "Create secrets, place services",
     """Red and blue run on node1, twitter on node2. A constraint over node labels decides. A node is
     sent the versions that a service placed on it refers to, and no others.""",
     _run,

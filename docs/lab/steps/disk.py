@@ -1,11 +1,11 @@
-"""Step 5: no file of the managers and nodes holds a value."""
+"""No file of the managers and nodes holds a value."""
 
 import base64
 import secrets
 
 from docs.lab.layout import MANAGERS
-from docs.lab.scenario.step import Step
 from docs.lab.stage import SERVICES, Lab
+from docs.lab.steps.step import Step
 
 
 def _run(lab: Lab) -> None:
@@ -31,7 +31,7 @@ def _run(lab: Lab) -> None:
 
 
 STEP = Step(
-    "5  The store on disk holds no value",
+    "The store on disk holds no value",
     """Everything that the managers, their etcd members and the nodes have on disk is searched:
     databases, logs, keys, contexts. As it is, in hexadecimal, in base64. First a value is planted
     that the search must find.""",

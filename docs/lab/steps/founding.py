@@ -1,8 +1,8 @@
-"""Step 1: three managers found a cluster, two agents join it."""
+"""Three managers found a cluster, two agents join it."""
 
 from docs.lab.layout import MANAGERS, NODES
-from docs.lab.scenario.step import Step
 from docs.lab.stage import Lab
+from docs.lab.steps.step import Step
 
 
 def _run(lab: Lab) -> None:
@@ -18,14 +18,14 @@ def _run(lab: Lab) -> None:
 
 
 def _found(lab: Lab) -> None:
-    for name in MANAGERS:
+    for name in lab.managers:
         lab.narrator.command(lab.manager_command(name), " &")
         lab.start_manager(name)
     lab.narrator.say(
         """Each manager starts empty and listens on its admin socket only. The first founds the
         cluster: it makes the keys, and the unlock key goes to its owner, never beside the data."""
     )
-    first = str(lab.layout.admin_socket(MANAGERS[0]))
+    first = str(lab.layout.admin_socket(lab.managers[0]))
     options = ["--engine", "etcd", "--context", "lab"]
     key_file = ["--unlock-key-file", str(lab.layout.unlock_key)]
     lab.shell.run("strongroom", "init", "--admin-socket", first, *options, *key_file)
@@ -33,7 +33,7 @@ def _found(lab: Lab) -> None:
 
 def _join_managers(lab: Lab) -> None:
     spent = ""
-    for name in MANAGERS[1:]:
+    for name in lab.managers[1:]:
         token = str(lab.layout.private / f"{name}.token")
         lab.shell.run("strongroom", "token", "create", "--role", "manager", "--output", token)
         if spent:
@@ -54,11 +54,11 @@ def _join_words(lab: Lab, name: str, token: str) -> list[str]:
 
 def _show_managers(lab: Lab) -> None:
     lab.shell.run("strongroom", "status")
-    lab.narrator.look_at("three managers that are ready, one of them the leader.")
+    lab.narrator.look_at("every manager is ready, one of them the leader.")
     status = lab.status()
     ready = [one["name"] for one in status["managers"] if one["state"] == "ready"]
     leaders = [one["name"] for one in status["managers"] if one["leader"]]
-    lab.narrator.observe("managers are ready", seen=sorted(ready), expected=list(MANAGERS))
+    lab.narrator.observe("managers are ready", seen=sorted(ready), expected=list(lab.managers))
     lab.narrator.observe("leaders", seen=len(leaders), expected=1)
 
 
@@ -88,7 +88,7 @@ def _ready_nodes(lab: Lab) -> list[str]:
 
 
 STEP = Step(
-    "1  Found the cluster",
+    "Found the cluster",
     """Three managers on this machine's loopback, each with its own etcd member beside it, and two
     agents. Tokens and keys go by files: a command line is there for everybody to read.""",
     _run,

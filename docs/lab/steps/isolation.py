@@ -1,8 +1,8 @@
-"""Step 4: red tries to get at blue's secret, each way with a control that shows the way exists."""
+"""Red tries to get at blue's secret, each way with a control that shows the way exists."""
 
 from docs.lab.layout import MANAGERS, NODES, PYTHON
-from docs.lab.scenario.step import Step
 from docs.lab.stage import BLUE, RED, Lab
+from docs.lab.steps.step import Step
 
 _AS_BLUE = ("setpriv", f"--reuid={BLUE.uid}", f"--regid={BLUE.uid}", "--clear-groups")
 
@@ -64,7 +64,7 @@ def _try_with_stolen_certificate(lab: Lab) -> None:
 
 
 STEP = Step(
-    "4  Red cannot read blue's secret",
+    "Red cannot read blue's secret",
     """Red and blue share a node. Red is taken over: it runs what an attacker would run, with red's
     uid, inside red's namespaces. Each attempt has a control that shows the way itself works.""",
     _run,

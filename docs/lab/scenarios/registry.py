@@ -1,0 +1,17 @@
+"""Every scenario of the lab, in the order of `--list`. A new one is a module and a line here."""
+
+from docs.lab.scenarios import tour
+from docs.lab.scenarios.scenario import Scenario
+from docs.lab.shell import LabError
+
+SCENARIOS = (tour.SCENARIO,)
+DEFAULT = tour.SCENARIO
+
+
+def scenario_named(name: str) -> Scenario:
+    """Return a scenario; raise LabError with the names there are."""
+    for scenario in SCENARIOS:
+        if scenario.name == name:
+            return scenario
+    names = ", ".join(scenario.name for scenario in SCENARIOS)
+    raise LabError(f"there is no scenario {name!r}; there are {names}")
