@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.config import Config
+from cluster.control.delivered import must_rotate
 from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Requests
@@ -148,9 +149,18 @@ class ClusterStatus:
                 f"stored data of kind {fault.kind} failed its integrity check; "
                 "see docs/how-to/integrity.md"
             )
+        yield from self._exposed()
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
+
+    def _exposed(self) -> Iterable[dict[str, JSON]]:
+        exposed = sum(bool(must_rotate(s.record)) for s in self.store.view.secrets.values())
+        if exposed:
+            yield _unhealthy(
+                f"secrets to rotate because a node that held them was evicted: {exposed}; see "
+                "`strongroom secret ls`"
+            )
 
     def _weak_nodes(self) -> Iterable[dict[str, JSON]]:
         for stored in self.store.view.node_statuses.values():

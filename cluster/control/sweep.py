@@ -1,4 +1,5 @@
-"""What has had its time: request ids, spent tokens, joins that were never completed, old rollouts.
+"""What has had its time: request ids, spent tokens, joins that were never completed, old rollouts,
+receipts of versions that are long forgotten.
 
 Pure: returns the steps, in pieces small enough for one transaction.
 """
@@ -10,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from cluster.control.receipt_ages import unneeded_receipts
 from cluster.control.rollouts import outdated
 from cluster.store.records import (
     Kind,
@@ -71,6 +73,7 @@ def _overdue(
     yield from _joins(view, now_s)
     yield from _evicted(view, now_s, return_grace_s)
     yield from _statuses(view)
+    yield from unneeded_receipts(view, now_s)
 
 
 def _requests(view: View, over: Collection[str]) -> Iterator[Stored[RequestRecord]]:

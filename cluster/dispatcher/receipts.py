@@ -16,7 +16,7 @@ import structlog
 
 from cluster.dispatcher.assignments import Assignments
 from cluster.dispatcher.health import with_health
-from cluster.protocol.errors import PermissionDenied
+from cluster.protocol.errors import Conflict, PermissionDenied, Unavailable
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
 from cluster.store.records import (
@@ -136,6 +136,24 @@ class Receipts:
                     service_id=service_id,
                     error=result.error[:ERROR_LENGTH],
                 )
+
+    async def wiped(self, node_id: NodeId) -> None:
+        """Mark every receipt of a node as dropped: its agent reported that it wiped everything.
+
+        What cannot be written now stays marked as held, which is the safe side.
+        """
+
+        def decide(view: View) -> Write | None:
+            now = self.clock.now().timestamp()
+            held = (one for one in view.receipts_of_node(node_id) if _open(one))
+            steps = tuple(Replace(one, _dropped(one.record, now)) for one in held)
+            return Write(steps=steps[:CHANGES_PER_WRITE]) if steps else None
+
+        try:
+            while any(_open(one) for one in self.store.view.receipts_of_node(node_id)):
+                await self.store.update(decide)
+        except (Unavailable, Conflict) as error:
+            log.warning("receipts.wipe_not_recorded", node_id=node_id, code=error.code)
 
     def _status(
         self, view: View, node_id: NodeId, result: ServiceResult
