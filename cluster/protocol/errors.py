@@ -244,6 +244,13 @@ class OutcomeUnknown(Unavailable):
     default_message = "the outcome is not known; send the same request id again to learn it"
 
 
+class HookFailed(Unavailable):
+    """A hook is not usable, or did not do what it was asked."""
+
+    code = "hook_failed"
+    default_message = "the hook failed; look at it on the manager"
+
+
 class SessionExpired(Unavailable):
     """The agent's session ended; it opens a new one."""
 
