@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from cluster.control.delivered import must_rotate
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.moments import moment
 from cluster.control.new_primary import new_primary
@@ -254,6 +255,7 @@ def _shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
         "id": secret.id,
         "name": secret.name,
         "labels": secret.labels,
+        "must_rotate": must_rotate(secret),
         "versions": [
             {
                 "number": version.number,
@@ -261,6 +263,8 @@ def _shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
                 "size": version.size,
                 "created_at": moment(version.created_at),
                 "created_by": version.created_by,
+                "exposed_at": moment(version.exposed_at),
+                "exposed_by": version.exposed_by,
             }
             for version in secret.versions
         ],
