@@ -17,6 +17,7 @@ MAY_REVEAL = {
     "cluster/cli/enrolment.py": "sends the operator's one-time token",
     "cluster/control/secrets.py": "puts a new value into the record that the store seals",
     "cluster/engine_start.py": "signs the engine's certificate",
+    "cluster/hook/contract.py": "puts a new value into the message to the hook that takes it over",
     "cluster/joining.py": "opens what a joining manager was given, and keeps it in the seal file",
     "cluster/lifecycle.py": "hands a new unlock key to local root, for the caller to save",
     "cluster/manager_certificate.py": "hands the TLS key to the listener",
