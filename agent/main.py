@@ -9,7 +9,7 @@ mounts stay: an agent's death never takes a service's files. Source: DESIGN 6.
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,10 +23,12 @@ import structlog
 from agent import durable, effects
 from agent.client import Closed, Connected, Event, Links, Received
 from agent.config import AgentConfig
+from agent.health_checks import HealthChecks
 from agent.identity import DataDirectory
 from agent.mount_table import MountTable
 from agent.mounts import MountKind
 from agent.on_change import OnChange
+from agent.service_command import ServiceCommands
 from agent.service_desk import ServiceDesk
 from agent.session import Session
 from agent.session_state import HelloFacts
@@ -97,7 +99,14 @@ class Agent:
                         self._entropy,
                         group,
                     )
-                    self._on_change = OnChange(self._config.run_dir, group)
+                    commands = ServiceCommands(self._config.run_dir)
+                    self._on_change = OnChange(commands, group)
+                    self._health = HealthChecks(
+                        commands if self._config.mounts is MountKind.KERNEL else None,
+                        self._table.path_of,
+                        self._clock,
+                        group,
+                    )
                     await self._serve(stop)
             finally:
                 self._table.close()
@@ -124,6 +133,7 @@ class Agent:
             await self._links.close_all()
             await self._workloads.close_all()
             await control.close()
+            self._health.cancel()
         log.info("agent.stopped")
 
     async def _turn(self) -> None:
@@ -145,6 +155,10 @@ class Agent:
 
     def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
         match event:
+        self._health.begin_due()
+        if (link := self._session.synced_link) is not None:
+            for report in self._health.reports(link):
+                await self._links.send(link, report)
             case Connected(link):
                 return self._session.on_connected(link, now_s)
             case Received(link, message):
@@ -178,9 +192,11 @@ class Agent:
             case effects.WipeAll(reason):
                 log.warning("agent.wipes_all", reason=reason)
                 self._table.wipe_all()
+                self._follow_health(without={service.service_id for service in services})
                 await self._open_sockets()
             case effects.SaveHighest(revision):
                 self._data.save_highest(revision)
+                self._follow_health()
             case effects.SaveLease(deadline_s):
                 stored = _StoredLease(self._boot_id, deadline_s)
                 durable.write(self._lease_file, msgspec.json.encode(stored))
@@ -213,6 +229,7 @@ class Agent:
         for service in outcome.changed:
             self._on_change.notify(service, self._table.path_of(service.service_id))
         now_s = self._clock.boottime_s()
+        self._follow_health()
         await self._carry_out(
             self._session.on_applied(work.revision, outcome.results, outcome.dropped, now_s)
         )
@@ -222,6 +239,11 @@ class Agent:
         if self._config.mounts is MountKind.GIVEN and self._config.socket_root is None:
             return
         wanted = {s.name: (s.uid, s.gid) for s in self._table.mounted.values()}
+    def _follow_health(self, without: Collection[str] = ()) -> None:
+        """Check what is in place, and nothing whose files were wiped."""
+        mounted = self._table.mounted
+        self._health.follow(mounted[i] for i in mounted.keys() - without)
+
         for name in [n for n, owner in self._sockets.items() if wanted.get(n) != owner]:
             await self._workloads.close(name)
             del self._sockets[name]

@@ -94,6 +94,11 @@ class Session:
     def is_synced(self) -> bool:
         """Whether the current link has delivered a Snapshot and no gap is open."""
         link = self._links.current
+        return self.synced_link is not None
+
+    @property
+    def synced_link(self) -> int | None:
+        """The current link once it `is_synced`: over it, what is in place was acknowledged."""
         return link is not None and link.phase is Phase.STREAMING
 
     @property

@@ -8,9 +8,11 @@ import argparse
 import json
 import os
 import select
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent import linux
 from agent.cli.exit_codes import TIMED_OUT, USAGE, code_of, fail
 from agent.launch import FAILED_BEFORE_EXEC, Launch, default_environment, exec_service
 from agent.local_call import Refused, call
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="pass this variable on (repeatable); all but PATH, HOME, TERM and locale are dropped",
     )
+    # The agent's own: a command that it runs in a service must not outlive it.
+    parser.add_argument("--ends-with", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="+", metavar="COMMAND")
 
 
@@ -44,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Wait for the service, then become its supervisor; return the program's exit code."""
     if os.geteuid() != 0:
         return fail("exec needs root: it enters namespaces and gives up every right", USAGE)
+    if arguments.ends_with and not _end_with(arguments.ends_with):
+        return fail("the agent that asked for this is gone")
     try:
         launch = _await_service(arguments)
     except Refused as refusal:
@@ -56,6 +62,12 @@ def run(arguments: argparse.Namespace) -> int:
         return exec_service(launch)
     except (OSError, ValueError) as error:
         return fail(f"exec: {error}", FAILED_BEFORE_EXEC)
+
+
+def _end_with(parent: int) -> bool:
+    """Let the kernel end this process with its parent; False if that is gone already."""
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
 
 
 def _await_service(arguments: argparse.Namespace) -> Launch:
