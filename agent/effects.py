@@ -8,8 +8,8 @@ on that.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.pki.node_envelope import SealedValue
 from cluster.protocol.errors import ClusterError
-from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import (
     Certificate,
     FromAgent,
@@ -33,8 +33,8 @@ class Apply:
 
     revision: RevisionPair
     services: tuple[ServiceAssignment, ...]
-    values: Mapping[VersionKey, SecretBytes]
-    """Values not yet in any mount; the core wipes them once they are."""
+    values: Mapping[VersionKey, SealedValue]
+    """Values not yet in any mount, as they came; the core drops them once they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 revision (pure).
 
 Owns the rule that a node never goes back, and the short life of a value between the wire and a
-mount: staged by `stage`, handed out by `work`, wiped by `settle`. Must not do any IO. Source:
+mount: staged by `stage`, handed out by `work`, dropped by `settle`, sealed all the while. Must not
+open a value or do any IO. Source:
 DESIGN 6; `agent.session` has the theory of operation.
 """
 
@@ -13,14 +14,13 @@ import msgspec
 
 from agent.assignments import version_key
 from agent.effects import Apply
+from cluster.pki.node_envelope import SealedValue
 from cluster.protocol.ids import Incarnation
-from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import (
     FileSpec,
     RevisionPair,
     ServiceAssignment,
     ServiceResult,
-    Value,
     VersionKey,
 )
 
@@ -42,7 +42,7 @@ class Holdings:
         """The highest revision ever accepted."""
         self.desired: Mapping[str, ServiceAssignment] = {s.service_id: s for s in mounted}
         self._mounted = {i: version_keys((s,)) for i, s in self.desired.items()}
-        self._values: dict[VersionKey, SecretBytes] = {}
+        self._values: dict[VersionKey, SealedValue] = {}
 
     def judge(self, revision: RevisionPair) -> Verdict:
         """Return whether `revision` may be accepted; an equal one may: its manifest is the same."""
@@ -55,11 +55,14 @@ class Holdings:
             return Verdict.OLDER
         return Verdict.CURRENT
 
-    def stage(self, values: Iterable[Value]) -> None:
+    def stage(self, values: Mapping[VersionKey, SealedValue]) -> None:
         """Keep values until the manifest that needs them is applied."""
-        for value in values:
-            key = VersionKey(value.secret_id, value.version)
-            self._values.setdefault(key, SecretBytes(value.value))
+        self._values = {**values, **self._values}
+
+    def discard(self, keys: Iterable[VersionKey]) -> None:
+        """Forget staged values that do not open: they have to be sent again."""
+        for key in keys:
+            self._values.pop(key, None)
 
     def held(self) -> tuple[VersionKey, ...]:
         """Return the versions whose values need not be sent: mounted or staged."""
@@ -85,7 +88,7 @@ class Holdings:
         return Apply(revision, services, dict(self._values))
 
     def settle(self, results: Iterable[ServiceResult]) -> None:
-        """Take in what is mounted now, and wipe the values that rest there."""
+        """Take in what is mounted now, and drop the values that rest there."""
         self._mounted = {r.service_id: frozenset(r.mounted) for r in results if r.mounted}
         mounted = frozenset[VersionKey]().union(*self._mounted.values())
         self._drop_values(keep=version_keys(self.desired.values()) - mounted)
@@ -112,8 +115,7 @@ class Holdings:
         self._drop_values(keep=frozenset())
 
     def _drop_values(self, keep: frozenset[VersionKey]) -> None:
-        for key in self._values.keys() - keep:
-            self._values.pop(key).wipe()
+        self.discard(self._values.keys() - keep)
 
 
 def version_keys(services: Iterable[ServiceAssignment]) -> frozenset[VersionKey]:

@@ -33,6 +33,7 @@ from agent.service_desk import ServiceDesk
 from agent.session import Session
 from agent.session_state import HelloFacts
 from agent.workload_socket import ControlServer, ServiceDescription, WorkloadServer
+from cluster.pki.node_envelope import NodeKeys
 from cluster.pki.renewal import renew_at
 from cluster.pki.trust_bundle import TrustBundle
 from cluster.protocol.errors import AlreadyExists, ClusterError
@@ -86,6 +87,8 @@ class Agent:
         self._config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         with _locked(self._data.path):
             identity = self._data.fetch_identity()
+            # Of this process alone: what was sealed to it cannot be opened once it is gone.
+            self._envelope_keys = NodeKeys.generate(identity.id.subject)
             self._table.adopt()
             self._session = self._new_session()
             self._renew_at = self._plan_renewal(*identity.validity)
@@ -130,10 +133,10 @@ class Agent:
                 await self._turn()
         finally:
             self._on_change.cancel()
+            self._health.cancel()
             await self._links.close_all()
             await self._workloads.close_all()
             await control.close()
-            self._health.cancel()
         log.info("agent.stopped")
 
     async def _turn(self) -> None:
@@ -152,13 +155,13 @@ class Agent:
         self._links.end_expired()
         if self._clock.now() >= self._renew_at and self._session.is_synced:
             await self._renew(now_s)
-
-    def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
-        match event:
         self._health.begin_due()
         if (link := self._session.synced_link) is not None:
             for report in self._health.reports(link):
                 await self._links.send(link, report)
+
+    def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
+        match event:
             case Connected(link):
                 return self._session.on_connected(link, now_s)
             case Received(link, message):
@@ -189,14 +192,14 @@ class Agent:
             case effects.WipeLapsed(services):
                 log.warning("lease.lapsed", services=[service.name for service in services])
                 self._table.wipe_lapsed(services)
+                self._follow_health(without={service.service_id for service in services})
             case effects.WipeAll(reason):
                 log.warning("agent.wipes_all", reason=reason)
                 self._table.wipe_all()
-                self._follow_health(without={service.service_id for service in services})
+                self._follow_health()
                 await self._open_sockets()
             case effects.SaveHighest(revision):
                 self._data.save_highest(revision)
-                self._follow_health()
             case effects.SaveLease(deadline_s):
                 stored = _StoredLease(self._boot_id, deadline_s)
                 durable.write(self._lease_file, msgspec.json.encode(stored))
@@ -218,7 +221,7 @@ class Agent:
                 assert_never(effect)
 
     async def _apply(self, work: effects.Apply) -> None:
-        outcome = self._table.apply(work.services, work.values)
+        outcome = self._table.apply(work.services, work.values, self._envelope_keys)
         await self._open_sockets()
         log.info(
             "assignments.applied",
@@ -226,24 +229,26 @@ class Agent:
             services=len(outcome.results),
             failed=[r.service_id for r in outcome.results if r.error],
         )
+        self._follow_health()
         for service in outcome.changed:
             self._on_change.notify(service, self._table.path_of(service.service_id))
         now_s = self._clock.boottime_s()
-        self._follow_health()
         await self._carry_out(
-            self._session.on_applied(work.revision, outcome.results, outcome.dropped, now_s)
+            self._session.on_applied(
+                work.revision, outcome.results, outcome.dropped, now_s, outcome.unopened
+            )
         )
+
+    def _follow_health(self, without: Collection[str] = ()) -> None:
+        """Check what is in place, and nothing whose files were wiped."""
+        mounted = self._table.mounted
+        self._health.follow(mounted[i] for i in mounted.keys() - without)
 
     async def _open_sockets(self) -> None:
         """Have a workload socket for each mounted service, with its present owner, and no other."""
         if self._config.mounts is MountKind.GIVEN and self._config.socket_root is None:
             return
         wanted = {s.name: (s.uid, s.gid) for s in self._table.mounted.values()}
-    def _follow_health(self, without: Collection[str] = ()) -> None:
-        """Check what is in place, and nothing whose files were wiped."""
-        mounted = self._table.mounted
-        self._health.follow(mounted[i] for i in mounted.keys() - without)
-
         for name in [n for n, owner in self._sockets.items() if wanted.get(n) != owner]:
             await self._workloads.close(name)
             del self._sockets[name]
@@ -300,6 +305,7 @@ class Agent:
             boot_id=self._boot_id,
             mounts=self._config.mounts.value,
             strength=self._table.probe().value,
+            envelope_keys=self._envelope_keys.public_keys(),
         )
         return Session(
             facts,

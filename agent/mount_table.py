@@ -7,6 +7,7 @@ rests in the mount itself, as its manifest. Source: DESIGN 6.
 
 import os
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from agent.assignments import Action, Mount, Publish, Remove, plan, version_key
 from agent.checks import Strength
 from agent.config import AgentConfig
 from agent.mounts import File, MountKind, ServiceMount, attached_services
+from agent.values_at_hand import ValuesAtHand
+from cluster.pki.node_envelope import NodeKeys, SealedValue
 from cluster.protocol.errors import ClusterError, MountRefused, StorageFull
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import FileSpec, ServiceAssignment, ServiceResult, VersionKey
@@ -36,6 +39,8 @@ class Outcome:
     dropped: tuple[str, ...]
     changed: tuple[ServiceAssignment, ...]
     """Services that had files before and have others now."""
+    unopened: tuple[VersionKey, ...] = ()
+    """Versions whose envelope did not open."""
 
 
 @dataclass(slots=True)
@@ -73,7 +78,10 @@ class MountTable:
                 log.warning("mount.not_adopted", service=name, reason=_short(error))
 
     def apply(
-        self, desired: Iterable[ServiceAssignment], values: Mapping[VersionKey, SecretBytes]
+        self,
+        desired: Iterable[ServiceAssignment],
+        values: Mapping[VersionKey, SealedValue],
+        keys: NodeKeys,
     ) -> Outcome:
         """Make the mounts match `desired`; a service that fails keeps what it has and gets an
         error.
@@ -82,28 +90,30 @@ class MountTable:
         made = plan(wanted.values(), self.mounted, share_uid=self._shares_uids())
         errors = dict(made.refused)
         # Before anything is removed: a value may rest in the very mount that goes.
-        at_hand = dict(values) | self._read_missing(made.actions, values)
+        resting = self._read_missing(made.actions, values.keys())
         dropped: list[str] = []
         changed: list[ServiceAssignment] = []
-        for action in made.actions:
-            service_id = action.service.service_id
-            try:
-                self._carry_out(action, at_hand)
-            except (ClusterError, OSError) as error:
-                errors[service_id] = _short(error)
-                log.warning("mount.failed", service=action.service.name, reason=errors[service_id])
-                continue
-            if isinstance(action, Remove) and service_id not in wanted:
-                dropped.append(service_id)
-            if isinstance(action, Publish) and action.changed:
-                changed.append(action.service)
-        for key in at_hand.keys() - values.keys():
-            at_hand[key].wipe()
+        with keys.opening() as open_value:
+            at_hand = ValuesAtHand(values, open_value, resting)
+            for action in made.actions:
+                service_id = action.service.service_id
+                try:
+                    self._carry_out(action, at_hand)
+                except (ClusterError, OSError) as error:
+                    errors[service_id] = reason = _short(error)
+                    log.warning("mount.failed", service=action.service.name, reason=reason)
+                    continue
+                if isinstance(action, Remove) and service_id not in wanted:
+                    dropped.append(service_id)
+                if isinstance(action, Publish) and action.changed:
+                    changed.append(action.service)
+        for value in resting.values():
+            value.wipe()
         touched = [*wanted, *(i for i in errors if i not in wanted)]
         results = tuple(
             self._result(service_id, wanted.get(service_id), errors) for service_id in touched
         )
-        return Outcome(results, tuple(dropped), tuple(changed))
+        return Outcome(results, tuple(dropped), tuple(changed), at_hand.unopened)
 
     def wipe_lapsed(self, services: Iterable[ServiceAssignment]) -> None:
         """Reduce each service to the files given, at once: no reader keeps an older generation."""
@@ -147,7 +157,7 @@ class MountTable:
 
     # --- carrying out ---------------------------------------------------------------------------
 
-    def _carry_out(self, action: Action, values: Mapping[VersionKey, SecretBytes]) -> None:
+    def _carry_out(self, action: Action, at_hand: ValuesAtHand) -> None:
         match action:
             case Remove(service):
                 entry = self._entries[service.service_id]
@@ -155,15 +165,17 @@ class MountTable:
                 del self._entries[service.service_id]
             case Publish(service):
                 entry = self._entries[service.service_id]
-                _publish(entry.mount, service, values)
+                with at_hand.of(service.files) as values:
+                    _publish(entry.mount, service, values)
                 entry.service = service
             case Mount(service):
-                self._mount(service, values)
+                self._mount(service, at_hand)
 
-    def _mount(self, service: ServiceAssignment, values: Mapping[VersionKey, SecretBytes]) -> None:
+    def _mount(self, service: ServiceAssignment, at_hand: ValuesAtHand) -> None:
         mount = self._new_mount(service)
         try:
-            _publish(mount, service, values)
+            with at_hand.of(service.files) as values:
+                _publish(mount, service, values)
         except BaseException:
             mount.close()
             raise
@@ -195,7 +207,7 @@ class MountTable:
         entry.service = service
 
     def _read_missing(
-        self, actions: Iterable[Action], values: Mapping[VersionKey, SecretBytes]
+        self, actions: Iterable[Action], sent: AbstractSet[VersionKey]
     ) -> dict[VersionKey, SecretBytes]:
         """Return the values that were not sent because a mount of ours has them."""
         needed = {
@@ -203,7 +215,7 @@ class MountTable:
             for action in actions
             if not isinstance(action, Remove)
             for file in action.service.files
-        } - values.keys()
+        } - sent
         found: dict[VersionKey, SecretBytes] = {}
         for service_id, entry in self._entries.items():
             for file in entry.service.files:
@@ -266,9 +278,6 @@ def _probe_kernel() -> Strength:
 def _publish(
     mount: ServiceMount, service: ServiceAssignment, values: Mapping[VersionKey, SecretBytes]
 ) -> None:
-    missing = [file.name for file in service.files if version_key(file) not in values]
-    if missing:
-        raise MountRefused(f"the value of {missing[0]} has not arrived yet; it is asked for again")
     files = [
         File(file.target, values[version_key(file)], file.uid, file.gid, file.mode)
         for file in service.files

@@ -23,10 +23,10 @@ of it is applied. A lower incarnation, or the same counter under another id, is 
 history: refused and reported, and the agent keeps what it has. A lower number is a manager
 lagging behind: another one is asked. So no order of messages takes a node back.
 
-Values travel before the manifest that needs them. They are staged here, handed out with Apply,
-and wiped as soon as they rest in a mount; a manifest drops every staged value that nothing refers
-to. If values are missing the agent says Resync with what it holds; if the answer lacks them too,
-it leaves.
+Values travel before the manifest that needs them. They are staged here in the envelope they came
+in, handed out with Apply, and dropped as soon as they rest in a mount, or when they turn out not to
+open; a manifest drops every staged value that nothing refers to. If values are missing the agent
+says Resync with what it holds; if the answer lacks them too, it leaves.
 
 The lease. Files marked `wipe_on_lease_loss` are published only under a lease. When it runs out
 they are wiped, and left out of every Apply until a Lease arrives; then they are put back from
@@ -46,6 +46,7 @@ from agent.holdings import Holdings, Verdict
 from agent.lease import Lease
 from agent.session_links import ANSWER_LIMIT_S, SessionLinks
 from agent.session_state import HelloFacts, Link, Phase, Renewal
+from cluster.pki.node_envelope import staged
 from cluster.protocol import wire
 from cluster.protocol.errors import Evicted, StoreRolledBack, Unavailable
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult
@@ -93,13 +94,13 @@ class Session:
     @property
     def is_synced(self) -> bool:
         """Whether the current link has delivered a Snapshot and no gap is open."""
-        link = self._links.current
         return self.synced_link is not None
 
     @property
     def synced_link(self) -> int | None:
         """The current link once it `is_synced`: over it, what is in place was acknowledged."""
-        return link is not None and link.phase is Phase.STREAMING
+        link = self._links.current
+        return link.number if link is not None and link.phase is Phase.STREAMING else None
 
     @property
     def is_renewing(self) -> bool:
@@ -154,11 +155,13 @@ class Session:
         results: tuple[ServiceResult, ...],
         dropped: tuple[str, ...],
         now_s: float,
+        unopened: tuple[wire.VersionKey, ...] = (),
     ) -> _Todo:
-        """Take in what became of an Apply: acknowledge it, and wipe the values that now rest in
-        mounts.
+        """Take in what became of an Apply: acknowledge it, and drop the values that now rest in
+        mounts, and those that could not be opened.
         """
         self._holdings.settle(results)
+        self._holdings.discard(unopened)
         self._failed_since_s = now_s if any(r.error for r in results) else None
         link = self._links.current
         if link is None or link.received != revision:
@@ -178,10 +181,13 @@ class Session:
     def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> _Todo:
         if message.format != wire.FORMAT or not message.lease_s > 0:
             return self._links.leave(link, "unknown format", now_s)
+        if message.suite not in {key.suite for key in self._facts.envelope_keys}:
+            return self._links.leave(link, "unknown envelope", now_s)
         link.phase = Phase.SYNCING
         link.waits_until_s = now_s + ANSWER_LIMIT_S
         link.lease_s = message.lease_s
         link.manager_id = message.manager_id
+        link.session_id, link.suite = message.session_id, message.suite
         return [
             effects.StoreManagers(message.managers, message.join_addresses),
             self._ask_lease(link, now_s),
@@ -190,8 +196,8 @@ class Session:
     def _managers(self, _link: Link, message: wire.Managers, _now_s: float) -> _Todo:
         return [effects.StoreManagers(message.managers, message.join_addresses)]
 
-    def _stage(self, _link: Link, message: wire.Values, _now_s: float) -> _Todo:
-        self._holdings.stage(message.values)
+    def _stage(self, link: Link, message: wire.Values, _now_s: float) -> _Todo:
+        self._holdings.stage(staged(message, link.suite, link.session_id))
         return []
 
     def _snapshot(self, link: Link, message: wire.Snapshot, now_s: float) -> _Todo:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cluster.protocol.wire import FORMAT, Hello, RevisionPair, VersionKey
+from cluster.protocol.wire import FORMAT, EnvelopeKey, Hello, RevisionPair, VersionKey
 
 EVICTED_RETRY_S: Final = 60.0
 _FIRST_S: Final = 0.1
@@ -33,6 +33,9 @@ class Link:
     waits_until_s: float
     lease_s: float = 0.0
     manager_id: str = ""
+    session_id: str = ""
+    suite: str = ""
+    """What the manager seals values with; bound, like the session, into each of them."""
     received: RevisionPair | None = None
     """What the next Delta must build on; None before the first Snapshot."""
     resyncs: int = 0
@@ -46,6 +49,7 @@ class HelloFacts:
     boot_id: str
     mounts: str
     strength: str
+    envelope_keys: tuple[EnvelopeKey, ...]
 
     def hello(self, held: tuple[VersionKey, ...], highest: RevisionPair | None) -> Hello:
         """Return the message that opens a session."""
@@ -57,6 +61,7 @@ class HelloFacts:
             strength=self.strength,
             held=held,
             highest=highest,
+            envelope_keys=self.envelope_keys,
         )
 
 

@@ -39,7 +39,13 @@ from cluster.protocol.ids import (
     format_id,
 )
 from cluster.protocol.secret_bytes import SecretBytes
-from cluster.store.records import ManagerState, SecretRecord, ServiceRecord, TaskRecord
+from cluster.store.records import (
+    HeldSpec,
+    ManagerState,
+    SecretRecord,
+    ServiceRecord,
+    TaskRecord,
+)
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import View
 from cluster.system import Clock, Entropy
@@ -105,6 +111,14 @@ class ViewRecords:
         """Return a secret's metadata."""
         stored = self.view.secrets.get(secret_id)
         return stored.record if stored else None
+
+    def held_spec(self, task: TaskRecord) -> HeldSpec | None:
+        """Return the spec an open rollout keeps for a task."""
+        return self.view.holds.spec(task)
+
+    def held_version(self, task: TaskRecord, secret_id: SecretId) -> VersionNumber | None:
+        """Return the version an open rollout keeps for a task."""
+        return self.view.holds.version(task, secret_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,9 +373,7 @@ class AgentSession:
 
     def _seal(self, needed: Iterable[wire.VersionKey]) -> list[wire.Values]:
         def open_value(key: wire.VersionKey) -> SecretBytes:
-            return self.parts.store.open_value(
-                SecretId(key.secret_id), VersionNumber(key.version)
-            )
+            return self.parts.store.open_value(SecretId(key.secret_id), VersionNumber(key.version))
 
         return sealed_values(needed, open_value, self._recipient, self.parts.entropy)
 
@@ -388,6 +400,8 @@ class AgentSession:
                 await self._wiped.wait()
         except (TimeoutError, SessionExpired):
             log.warning("session.wipe_not_confirmed", node_id=self.node_id)
+            return
+        await self.parts.receipts.wiped(self.node_id)
 
 
 def _revision(pair: wire.RevisionPair) -> Revision:

@@ -56,16 +56,6 @@ def stolen(cluster: RunningCluster) -> Credential:
     return Credential.of_node(cluster.agents[0].data_dir)
 
 
-def values_in(messages: list[wire.FromManager]) -> dict[str, bytes]:
-    """Return the values that messages carry."""
-    return {
-        one.secret_id: one.value
-        for message in messages
-        if isinstance(message, wire.Values)
-        for one in message.values
-    }
-
-
 def first_snapshot(session: RawSession) -> list[wire.FromManager]:
     """Return the messages up to the first snapshot."""
     messages: list[wire.FromManager] = []
@@ -129,7 +119,7 @@ def test_stolen_key_is_sent_its_nodes_secrets_only(
     session.send(wire.Resync(()))
     messages += first_snapshot(session)
     session.close()
-    assert set(values_in(messages).values()) == {OWN}
+    assert set(session.values_in(messages).values()) == {OWN}
     assert {one.name for m in messages if isinstance(m, wire.Snapshot) for one in m.services} == {
         "red"
     }

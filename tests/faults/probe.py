@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from agent.identity import DataDirectory
+from cluster.pki.node_envelope import NodeKeys
 from cluster.pki.tls import client_context
 from cluster.protocol import wire
 
@@ -32,6 +33,8 @@ class Probe:
 
     def __init__(self, data: Path, output: TextIO, draw: random.Random) -> None:
         self._identity = DataDirectory(data).fetch_identity()
+        self._keys = NodeKeys.generate(self._identity.id.subject).public_keys()
+        """Values are sealed to these, and never opened here."""
         self._output = output
         self._random = draw
         self._session = 0
@@ -63,7 +66,9 @@ class Probe:
                 highest = None
             self._write("hello", manager=address, highest=_number(highest))
             held = self._holds()
-            hello = wire.Hello((wire.FORMAT,), "probe", "probe", "kernel", "", held, highest)
+            hello = wire.Hello(
+                (wire.FORMAT,), "probe", "probe", "kernel", "", held, highest, self._keys
+            )
             await link.send(wire.encode(hello))
             self._settled.clear()
             asking = asyncio.create_task(self._ask_again(link))

@@ -6,8 +6,14 @@ real dispatcher core fits in its place if it offers `receive` and `changes`.
 
 from dataclasses import dataclass, field
 
+from cluster.pki.node_envelope import Recipient
 from cluster.protocol import wire
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import FileSpec, RevisionPair, ServiceAssignment, VersionKey
+from cluster.system import SystemEntropy
+
+NODE_ID = "node1"
+"""Whom a naive manager serves."""
 
 
 def value_of(key: VersionKey) -> bytes:
@@ -47,6 +53,7 @@ class NaiveManager:
         self.acks: list[wire.Ack] = []
         self._sent: dict[int, int] = {}
         self._held: dict[int, set[VersionKey]] = {}
+        self._recipients: dict[int, Recipient] = {}
 
     def receive(self, link: int, message: wire.FromAgent) -> list[wire.FromManager]:
         """Return the answers to a message."""
@@ -54,7 +61,7 @@ class NaiveManager:
             return [wire.Refusal("evicted", "removed")]
         match message:
             case wire.Hello():
-                welcome = wire.Welcome(1, f"s{link}", self.name, self.lease_s, ("m:1",), ("m:2",))
+                welcome = self._welcome(link, message)
                 self._held[link] = set(message.held)
                 return [welcome, *self._snapshot(link)]
             case wire.Resync():
@@ -100,11 +107,17 @@ class NaiveManager:
         keys = {VersionKey(f.secret_id, f.version) for s in services for f in s.files}
         missing = sorted(keys - self._held[link], key=str)
         self._held[link] |= keys
-        return wire.Values(tuple(wire.Value(*_pair(key), value_of(key)) for key in missing))
+        return self._recipients[link].seal(
+            [(key, SecretBytes(value_of(key))) for key in missing], SystemEntropy()
+        )
 
-
-def _pair(key: VersionKey) -> tuple[str, int]:
-    return key.secret_id, key.version
+    def _welcome(self, link: int, hello: wire.Hello) -> wire.Welcome:
+        session_id = f"s{link}"
+        recipient = Recipient.choose(hello.envelope_keys, NODE_ID, session_id)
+        self._recipients[link] = recipient
+        return wire.Welcome(
+            1, session_id, self.name, self.lease_s, ("m:1",), ("m:2",), recipient.suite
+        )
 
 
 def service(

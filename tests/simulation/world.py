@@ -14,12 +14,14 @@ from agent import effects
 from agent.assignments import version_key
 from agent.session import Session
 from agent.session_state import HelloFacts
+from cluster.pki.node_envelope import EnvelopeSuite, NodeKeys
 from cluster.protocol import wire
 from cluster.protocol.wire import RevisionPair, ServiceAssignment, ServiceResult, VersionKey
-from tests.simulation.naive_manager import History, NaiveManager, value_of
+from tests.simulation.naive_manager import NODE_ID, History, NaiveManager, value_of
 from tests.simulation.naive_manager import service as assignment
 
-FACTS = HelloFacts("test", "boot", "kernel", "secure")
+KEYS = NodeKeys.generate(NODE_ID, (EnvelopeSuite.X25519,))
+FACTS = HelloFacts("test", "boot", "kernel", "secure", KEYS.public_keys())
 
 
 class World:
@@ -163,7 +165,8 @@ class World:
             if service.name in self.broken_services:
                 results.append(self._result(service.service_id, "broken"))
                 continue
-            values = {k: v.reveal() for k, v in work.values.items()} | old
+            with KEYS.opening() as open_value:
+                values = {k: open_value(v).reveal() for k, v in work.values.items()} | old
             files = {f.target: values[version_key(f)] for f in service.files}
             self.mounts[service.service_id] = files
             self.mounted[service.service_id] = service

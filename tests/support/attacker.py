@@ -10,12 +10,13 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
@@ -23,6 +24,7 @@ from websockets.sync.client import connect
 from cluster.engine.etcd import EtcdEngine
 from cluster.pki.ca import Authority, issue_leaf
 from cluster.pki.csr import key_to_pem, make_csr, new_key
+from cluster.pki.node_envelope import NodeKeys, staged
 from cluster.pki.tls import client_context
 from cluster.protocol import wire
 from cluster.protocol.https_client import request
@@ -240,11 +242,16 @@ def answer_of(connection: ssl.SSLSocket | socket.socket, sent: bytes) -> bytes:
     return received
 
 
+_KEYS: Final = NodeKeys.generate("nobody")
+
+
 class RawSession:
     """A session's WebSocket in the hands of somebody who sends what he likes."""
 
     def __init__(self, manager: ManagerProcess, credential: Credential) -> None:
         """Open the WebSocket. Raises ConnectionError where the manager ends the connection."""
+        self.keys = NodeKeys.generate(node_id_of(credential))
+        self.welcome: wire.Welcome | None = None
         self._open = contextlib.ExitStack()
         try:
             opening = connect(
@@ -284,15 +291,39 @@ class RawSession:
 
     def hello(self, **changed: object) -> wire.Welcome:
         """Open the session as an agent does."""
-        self.send(hello(**changed))
+        self.send(hello(**{"envelope_keys": self.keys.public_keys(), **changed}))
         welcome = self.receive()
         assert isinstance(welcome, wire.Welcome), welcome
+        self.welcome = welcome
         return welcome
+
+    def values_in(self, messages: Iterable[wire.FromManager]) -> dict[str, bytes]:
+        """Return the values that messages of this session carry, by secret id."""
+        assert self.welcome is not None
+        found = [one for one in messages if isinstance(one, wire.Values)]
+        with self.keys.opening() as open_value:
+            return {
+                key.secret_id: open_value(value).reveal()
+                for message in found
+                for key, value in staged(
+                    message, self.welcome.suite, self.welcome.session_id
+                ).items()
+            }
 
     def close(self) -> None:
         """End the connection."""
         with contextlib.suppress(WebSocketException):  # the manager may have ended it
             self._open.close()
+
+
+def node_id_of(credential: Credential) -> str:
+    """Return whom a certificate names; empty where there is none."""
+    if not credential.chain_pem:
+        return ""
+    leaf = x509.load_pem_x509_certificate(credential.chain_pem)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uri.rpartition("/")[2]
 
 
 def hello(**changed: object) -> wire.Hello:
@@ -305,6 +336,7 @@ def hello(**changed: object) -> wire.Hello:
         "strength": "secure",
         "held": (),
         "highest": None,
+        "envelope_keys": _KEYS.public_keys(),
     }
     return wire.Hello(**cast("dict[str, Any]", {**fields, **changed}))
 

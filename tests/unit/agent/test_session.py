@@ -1,14 +1,18 @@
 """The rules of the session core, one by one."""
 
+import msgspec
 import pytest
 
 from agent import effects
-from agent.session import Session
+from agent.session import RETRY_FAILED_S, Session
 from agent.session_state import EVICTED_RETRY_S
+from cluster.pki.node_envelope import EnvelopeSuite, Recipient
 from cluster.protocol import wire
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import RevisionPair, VersionKey
-from tests.simulation.naive_manager import History, NaiveManager, service, value_of
-from tests.simulation.world import FACTS, World, expected
+from cluster.system import SystemEntropy
+from tests.simulation.naive_manager import NODE_ID, History, NaiveManager, service, value_of
+from tests.simulation.world import FACTS, KEYS, World, expected
 
 RED, BLUE = "id-red", "id-blue"
 
@@ -22,7 +26,7 @@ def revision(number: int, counter: int = 1, unique: str = "first") -> RevisionPa
 
 
 def welcome(lease_s: float = 60.0) -> wire.Welcome:
-    return wire.Welcome(wire.FORMAT, "s", "m1", lease_s, ("m:1",), ("m:2",))
+    return wire.Welcome(wire.FORMAT, "s", "m1", lease_s, ("m:1",), ("m:2",), EnvelopeSuite.X25519)
 
 
 def opened(session: Session, link: int = 1) -> Session:
@@ -36,7 +40,9 @@ def kinds(todo: list[effects.Effect]) -> list[type]:
 
 
 def values(*pairs: tuple[str, int]) -> wire.Values:
-    return wire.Values(tuple(wire.Value(s, v, value_of(VersionKey(s, v))) for s, v in pairs))
+    recipient = Recipient.choose(KEYS.public_keys(), NODE_ID, "s")
+    keys = [VersionKey(*pair) for pair in pairs]
+    return recipient.seal([(key, SecretBytes(value_of(key))) for key in keys], SystemEntropy())
 
 
 @pytest.fixture
@@ -119,15 +125,37 @@ def test_missing_values_are_asked_for_once_and_then_elsewhere() -> None:
     assert kinds(again) == [effects.Close, effects.Reconnect]
 
 
-def test_values_are_wiped_once_they_rest_in_a_mount() -> None:
+def test_values_stay_sealed_and_are_dropped_once_they_rest_in_a_mount() -> None:
     session = opened(new_session())
     session.on_message(1, values(("a", 1)), 0.0)
     todo = session.on_message(1, wire.Snapshot(revision(1), (service("red", ("a", 1)),)), 0.0)
     (work,) = [effect for effect in todo if isinstance(effect, effects.Apply)]
     key = VersionKey("a", 1)
-    assert work.values[key].reveal() == value_of(key)
+    assert value_of(key) not in repr(work).encode()
+    with KEYS.opening() as open_value:
+        assert open_value(work.values[key]).reveal() == value_of(key)
     session.on_applied(revision(1), (wire.ServiceResult(RED, (key,)),), (), 0.0)
-    assert not any(work.values[key].reveal())
+    again = session.on_message(1, wire.Snapshot(revision(2), (service("red", ("a", 1)),)), 0.0)
+    assert [dict(one.values) for one in again if isinstance(one, effects.Apply)] == [{}]
+
+
+def test_value_that_does_not_open_is_asked_for_again() -> None:
+    session = opened(new_session())
+    session.on_message(1, values(("a", 1)), 0.0)
+    session.on_message(1, wire.Snapshot(revision(1), (service("red", ("a", 1)),)), 0.0)
+    failed = wire.ServiceResult(RED, (), "not sealed for this node")
+    session.on_applied(revision(1), (failed,), (), 0.0, (VersionKey("a", 1),))
+    again = session.on_tick(RETRY_FAILED_S)
+    assert effects.Send(1, wire.Resync(())) in again
+
+
+def test_manager_that_names_no_envelope_of_ours_is_left() -> None:
+    session = new_session()
+    session.on_connected(1, 0.0)
+    for suite in ("", "mlkem768-x25519", "none"):
+        other = msgspec.structs.replace(welcome(), suite=suite)
+        assert kinds(session.on_message(1, other, 0.0)) == [effects.Close, effects.Reconnect]
+        session.on_connected(1, 0.0)
 
 
 def test_value_that_no_manifest_wants_is_dropped() -> None:

@@ -11,6 +11,7 @@ from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sessions import AgentSession, SessionParts
 from cluster.engine.seam import Engine, WatchBatch
+from cluster.pki.node_envelope import NodeKeys, staged
 from cluster.protocol import wire
 from cluster.protocol.errors import SessionExpired
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
@@ -53,7 +54,10 @@ class WatchedEngine:
 class FakeLink:
     """The network port of a session: what was sent, and what the agent says."""
 
-    def __init__(self, before_send: Callable[[wire.FromManager], Awaitable[None]]) -> None:
+    def __init__(
+        self, before_send: Callable[[wire.FromManager], Awaitable[None]], keys: NodeKeys
+    ) -> None:
+        self._keys = keys
         self.sent: list[wire.FromManager] = []
         self._before_send = before_send
         self._said: asyncio.Queue[wire.FromAgent | Exception] = asyncio.Queue()
@@ -89,9 +93,16 @@ class FakeLink:
                         return message
                 await self._news.wait()
 
-    def values(self) -> list[wire.Value]:
-        """Return every value that was ever sent."""
-        return [one for m in self.sent if isinstance(m, wire.Values) for one in m.values]
+    def values(self) -> list[bytes]:
+        """Return every value that was ever sent, opened as the node does."""
+        return [value for m in self.sent if isinstance(m, wire.Values) for value in self.opened(m)]
+
+    def opened(self, message: wire.Values) -> list[bytes]:
+        """Return the values of one message."""
+        (welcome,) = [one for one in self.sent if isinstance(one, wire.Welcome)]
+        sealed = staged(message, welcome.suite, welcome.session_id)
+        with self._keys.opening() as open_value:
+            return [open_value(one).reveal() for one in sealed.values()]
 
 
 class Talk:
@@ -215,9 +226,10 @@ class DispatchLab(ControlLab):
                 if self.on_values is not None:
                     await self.on_values()
 
-        link = FakeLink(before_send)
+        keys = NodeKeys.generate(node_id)
+        link = FakeLink(before_send, keys)
         session = AgentSession(self.parts, node_id, link, "127.0.0.1")
-        link.say(hello or hello_of(*held, highest=highest))
+        link.say(hello or hello_of(*held, highest=highest, envelope_keys=keys.public_keys()))
         running = asyncio.create_task(session.run())
         talk = Talk(session, link, running)
         try:
@@ -241,6 +253,7 @@ def hello_of(
     *held: wire.VersionKey,
     highest: wire.RevisionPair | None = None,
     formats: tuple[int, ...] = (1,),
+    envelope_keys: tuple[wire.EnvelopeKey, ...] = (),
 ) -> wire.Hello:
     """Return an agent's hello."""
-    return wire.Hello(formats, "1.0", "boot", "kernel", "secure", held, highest)
+    return wire.Hello(formats, "1.0", "boot", "kernel", "secure", held, highest, envelope_keys)
