@@ -8,7 +8,6 @@ and never arrives does no harm; what is not recorded never leaves. Source: DESIG
 """
 
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Final
 
 import msgspec
@@ -59,8 +58,8 @@ class ServiceCertificates:
             resource = Resource(Kind.SERVICE.value)
             self._requests.note_refusal(principal, Action.SERVICE_CERTIFICATE, resource)
             raise
-        anchors = workload_anchors(store.view)
-        return ServiceCertificate(service.id, issued.chain, anchors, self._life_s(store.view))
+        life_s = issued.not_after_s - self._requests.clock.now().timestamp()
+        return ServiceCertificate(service.id, issued.chain, workload_anchors(store.view), life_s)
 
     async def _record(
         self, principal: Principal, node_id: NodeId, service_id: ServiceId, request: Request
@@ -90,16 +89,13 @@ class ServiceCertificates:
         Kept for tasks that exist only, so it is bounded by their number.
         """
         now_s = self._requests.clock.monotonic_s()
-        window_s = BURST * self._life_s(view) / PERIODS_PER_LIFE
+        window_s = BURST * get_cluster(view).service_ttl_s / PERIODS_PER_LIFE
         for gone in [known for known in self._issued_at_s if view.tasks.get(known) is None]:
             del self._issued_at_s[gone]
         recent = tuple(at for at in self._issued_at_s.get(task, ()) if now_s - at < window_s)
         if len(recent) >= BURST:
             raise TooManyRequests("this service had several certificates just now; ask later")
         self._issued_at_s[task] = (*recent, now_s)
-
-    def _life_s(self, view: View) -> float:
-        return timedelta(seconds=get_cluster(view).service_ttl_s).total_seconds()
 
 
 def _decided_from(
