@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from cluster.cli import answers
 from cluster.cli.arguments import Parser, add_connection, add_labels, verbs_of
 from cluster.cli.connection import connect, path_of
+from cluster.cli.exposure import add_node_verbs
 from cluster.cli.output import ExitCode, print_object, print_result, print_rows
 
 _COLUMNS = (
@@ -37,6 +38,8 @@ def add_commands(parser: Parser) -> None:
         verb.add_argument("name", metavar="NAME")
         add_connection(verb)
         verb.set_defaults(run=run)
+
+    add_node_verbs(verbs)
 
     for name, help_text in (("update", "change labels and availability"), ("label", "as update")):
         verb = verbs.add_parser(name, help=help_text)

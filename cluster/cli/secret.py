@@ -13,7 +13,8 @@ from cluster.cli.arguments import (
 )
 from cluster.cli.connection import connect, path_of
 from cluster.cli.credentials import read_value
-from cluster.cli.output import ExitCode, print_object, print_result, print_rows
+from cluster.cli.exposure import add_where
+from cluster.cli.output import ExitCode, print_object, print_result, print_rows, warn
 
 _COLUMNS = (
     ("NAME", "name"),
@@ -52,6 +53,8 @@ def add_commands(parser: Parser) -> None:
     inspect.add_argument("name", metavar="NAME")
     add_connection(inspect)
     inspect.set_defaults(run=_inspect)
+
+    add_where(verbs)
 
     rotate = verbs.add_parser(
         "rotate",
@@ -93,6 +96,9 @@ def _list(args: Namespace) -> int:
     secrets = answers.rows(connect(args).get("/v1/secrets", query), "secrets")
     rows = secrets if args.format == "json" else [{**row, **_primary(row)} for row in secrets]
     print_rows(args, rows, _COLUMNS)
+    for row in secrets if args.format == "table" and not args.quiet else ():
+        if row.get("must_rotate"):
+            warn(f"secret {row.get('name')} {row['must_rotate']}")
     return ExitCode.DONE
 
 
