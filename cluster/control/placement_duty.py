@@ -17,6 +17,7 @@ from cluster.control.node_states import NodeStates
 from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
 from cluster.control.requests import REQUEST_TTL
+from cluster.control.retirement import Retirement
 from cluster.control.rollouts import Facts, advanced, facts_of
 from cluster.control.sweep import STEPS_PER_WRITE, KnownRequests, overdue
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
@@ -81,6 +82,7 @@ class PlacementDuty:
         self._settled: dict[str, int] = {}
         """Service id -> the generation of which every task stands where it should."""
         self._requests = KnownRequests()
+        self._retirement = Retirement(store, clock, self._commit)
         self._place_due = True
         self._judge_due = True
         self._open_targets = 0
@@ -105,6 +107,7 @@ class PlacementDuty:
             await self._place()
         if self._judge_due:
             await self._judge()
+        await self._retirement.round()
         await self._sweep()
 
     def look_again(self) -> None:
@@ -124,7 +127,8 @@ class PlacementDuty:
     async def _wait(self) -> None:
         look_s = self._states.next_look_s(self._clock.monotonic_s())
         try:
-            async with asyncio.timeout(min(look_s or LOOK_AGAIN_S, LOOK_AGAIN_S)):
+            due_s = min(look_s or LOOK_AGAIN_S, self._retirement.next_look_s())
+            async with asyncio.timeout(min(due_s, LOOK_AGAIN_S)):
                 await self._changed.wait()
         except TimeoutError:
             # Managers come and go without a record: silence is looked at now and then.
@@ -136,6 +140,7 @@ class PlacementDuty:
         kinds = {changed.kind for changed in change.changed}
         self._place_due |= not kinds.isdisjoint(_PLACING)
         self._judge_due |= not kinds.isdisjoint(_JUDGING)
+        self._retirement.notice(kinds)
         if self._place_due or self._judge_due:
             self._changed.set()
 

@@ -40,6 +40,10 @@ class Action(StrEnum):
     SECRET_ROTATE = "secret.rotate"  # noqa: S105  # an action's name
     SECRET_REMOVE = "secret.remove"  # noqa: S105  # an action's name
     SECRET_LABEL = "secret.label"  # noqa: S105  # an action's name
+    SECRET_UPDATE = "secret.update"  # noqa: S105  # an action's name
+    SECRET_ROLLBACK = "secret.rollback"  # noqa: S105  # an action's name
+    SECRET_PRUNE = "secret.prune"  # noqa: S105  # an action's name
+    SECRET_RETIRE = "secret.retire"  # noqa: S105  # an action's name
     SECRET_WHERE = "secret.where"  # noqa: S105  # an action's name
     SECRET_EXPOSE = "secret.mark-exposed"  # noqa: S105  # an action's name
     SECRET_ISSUE = "secret.issue"  # noqa: S105  # an action's name
@@ -149,6 +153,9 @@ _OPERATOR_WRITES = (
     Action.SECRET_ROTATE,
     Action.SECRET_REMOVE,
     Action.SECRET_LABEL,
+    Action.SECRET_UPDATE,
+    Action.SECRET_ROLLBACK,
+    Action.SECRET_PRUNE,
     Action.SECRET_EXPOSE,
     Action.SERVICE_CREATE,
     Action.SERVICE_UPDATE,
@@ -171,6 +178,9 @@ _DEPLOYER_LABELLED = (
     Action.SECRET_ROTATE,
     Action.SECRET_REMOVE,
     Action.SECRET_LABEL,
+    Action.SECRET_UPDATE,
+    Action.SECRET_ROLLBACK,
+    Action.SECRET_PRUNE,
     Action.SERVICE_CREATE,
     Action.SERVICE_INSPECT,
     Action.SERVICE_UPDATE,
@@ -201,6 +211,7 @@ _WAY_BACK = (
 _DUTIES = (
     Action.PLACEMENT_CHANGE,
     Action.ROLLOUT_UPDATE,
+    Action.SECRET_RETIRE,
     Action.RECORD_SWEEP,
     Action.CLUSTER_ALIVE,
     Action.AUDIT_TRIM,

@@ -9,12 +9,20 @@ from typing import Final
 
 import msgspec
 
-from cluster.control.delivered import must_rotate
 from cluster.control.labels import carries, changed_labels, check_labels
-from cluster.control.moments import moment
 from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
+from cluster.control.retirement import value_removals
+from cluster.control.secret_shown import secret_shown
+from cluster.control.version_terms import (
+    NO_TERMS,
+    VersionTerms,
+    changed_terms,
+    check_terms,
+    expiry_of,
+    overlap_of,
+)
 from cluster.control.versions import first_version, rotated
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -49,10 +57,16 @@ class Secrets:
         self._entropy = entropy
 
     async def create(
-        self, context: RequestContext, name: str, labels: Mapping[str, str], value: SecretBytes
+        self,
+        context: RequestContext,
+        name: str,
+        labels: Mapping[str, str],
+        value: SecretBytes,
+        terms: VersionTerms = NO_TERMS,
     ) -> Answer:
         """Store a new secret with `value` as version 1. Raises AlreadyExists."""
         check_name(name)
+        check_terms(terms)
         _check_size(value)
         wanted = check_labels(labels)
 
@@ -69,6 +83,8 @@ class Secrets:
                 created_at=now_s,
                 updated_at=now_s,
             )
+            if terms != NO_TERMS:
+                record = changed_terms(record, terms, now_s)
             steps: list[Step] = [
                 Create(record),
                 Create(NameRecord(id=name_id(Kind.SECRET, name), owner=secret_id)),
@@ -79,14 +95,29 @@ class Secrets:
         resource = Resource(Kind.SECRET.value, name, wanted)
         return await self._requests.run_once(context, Action.SECRET_CREATE, resource, decide)
 
-    async def rotate(self, context: RequestContext, name: str, value: SecretBytes) -> Answer:
-        """Make `value` the primary version and start its rollout. Raises SecretNotFound."""
+    async def rotate(
+        self,
+        context: RequestContext,
+        name: str,
+        value: SecretBytes,
+        terms: VersionTerms = NO_TERMS,
+    ) -> Answer:
+        """Make `value` the primary version and start its rollout. Raises SecretNotFound.
+
+        `terms`: overlap and expiry of this rotation alone.
+        """
         _check_size(value)
+        check_terms(terms)
 
         def decide(view: View) -> Decision:
             stored = get_secret(view, name)
             by = context.principal.name
-            after = rotated(stored.record, len(value), self._now_s(), by)
+            now_s = self._now_s()
+            expires_at = expiry_of(terms, now_s)
+            overlap_s = overlap_of(terms, stored.record.primary, expires_at, now_s)
+            after = rotated(
+                stored.record, len(value), now_s, by, overlap_s=overlap_s, expires_at=expires_at
+            )
             change = new_primary(view, stored, after, self._id(), by)
             number = after.primary.number
             value_step = Create(_value_record(SecretId(after.id), number, value))
@@ -131,7 +162,7 @@ class Secrets:
             _check_unused(view, stored.record)
             secret_id = SecretId(stored.record.id)
             numbers = [version.number for version in stored.record.versions]
-            steps: list[Step] = [Remove(stored), *_remove_values(view, secret_id, numbers)]
+            steps: list[Step] = [Remove(stored), *value_removals(view, secret_id, numbers)]
             claim = view.names.get(name_id(Kind.SECRET, name))
             if claim is not None:
                 steps.append(Remove(claim))
@@ -154,7 +185,7 @@ class Secrets:
             (stored.record for stored in view.secrets.values()), key=lambda record: record.name
         )
         return [
-            _shown(view, record)
+            secret_shown(view, record)
             for record in records
             if in_reach(principal, record.labels)
             and carries(record.labels, labels)
@@ -165,7 +196,7 @@ class Secrets:
         """Return one secret's metadata. Raises SecretNotFound."""
         view = self._requests.store.view
         self._requests.check(principal, Action.SECRET_INSPECT, secret_resource(view, name))
-        return _shown(view, get_secret(view, name).record)
+        return secret_shown(view, get_secret(view, name).record)
 
     def _now_s(self) -> float:
         return self._requests.clock.now().timestamp()
@@ -211,13 +242,6 @@ def _value_record(
     return SecretValueRecord(id=value_id(secret_id, number), value=value.reveal())
 
 
-def _remove_values(
-    view: View, secret_id: SecretId, numbers: Collection[VersionNumber]
-) -> list[Remove]:
-    found = (view.secret_values.version(secret_id, number) for number in numbers)
-    return [Remove(stored) for stored in found if stored is not None]
-
-
 def _check_unused(view: View, secret: SecretRecord) -> None:
     """Raise SecretInUse, naming what refers to the secret."""
     secret_id = SecretId(secret.id)
@@ -247,28 +271,3 @@ def _orphan_tasks(view: View, secret_id: SecretId) -> list[str]:
             node = view.nodes.get(task.node_id)
             names.append(f"a task on node {node.record.name if node else task.node_id!r}")
     return names
-
-
-def _shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
-    secret_id = SecretId(secret.id)
-    return {
-        "id": secret.id,
-        "name": secret.name,
-        "labels": secret.labels,
-        "must_rotate": must_rotate(secret),
-        "versions": [
-            {
-                "number": version.number,
-                "state": version.state.value,
-                "size": version.size,
-                "created_at": moment(version.created_at),
-                "created_by": version.created_by,
-                "exposed_at": moment(version.exposed_at),
-                "exposed_by": version.exposed_by,
-            }
-            for version in secret.versions
-        ],
-        "created_at": moment(secret.created_at),
-        "updated_at": moment(secret.updated_at),
-        "used_by": sorted(s.record.name for s in view.services_referring_to(secret_id)),
-    }

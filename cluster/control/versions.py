@@ -131,6 +131,12 @@ def rollback_target(secret: SecretRecord, number: int | None = None) -> SecretVe
     return version
 
 
+def last_left(secret: SecretRecord) -> SecretVersion | None:
+    """Return the version that was primary last before this one, or None where none was."""
+    left = (version for version in secret.versions if version.left_turn)
+    return max(left, key=lambda version: version.left_turn, default=None)
+
+
 def settled(
     secret: SecretRecord, now_s: float, needed: Collection[int], keep: int | None = None
 ) -> Settled:
@@ -227,8 +233,7 @@ def _retire_at(
 
 
 def _last_primary(secret: SecretRecord) -> SecretVersion:
-    left = [version for version in secret.versions if version.left_turn]
-    last = max(left, key=lambda version: version.left_turn, default=None)
+    last = last_left(secret)
     if last is None:
         raise Conflict(f"secret {secret.name!r} has no version before this one; rotate it instead")
     if last.destroyed:

@@ -14,7 +14,6 @@ from cluster.protocol.errors import (
     RequestIdReused,
     SecretInUse,
     SecretNotFound,
-    VersionNotFound,
 )
 from cluster.protocol.ids import SecretId, VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
@@ -117,16 +116,15 @@ async def test_concurrent_resends_are_carried_out_once(lab: ControlLab, second: 
     assert one.body["version"] == 2
 
 
-async def test_rotation_retires_all_but_the_predecessor(lab: ControlLab) -> None:
+async def test_rotation_makes_the_new_version_primary_and_leaves_the_old_one_active(
+    lab: ControlLab,
+) -> None:
     await lab.secret("db", b"1")
-    for value in (b"2", b"3"):
-        await lab.secrets.rotate(lab.context(), "db", SecretBytes(value))
+    await lab.secrets.rotate(lab.context(), "db", SecretBytes(b"2"))
     shown = lab.secrets.inspect(AUDITOR, "db")
     states = {v["number"]: v["state"] for v in shown["versions"]}  # type: ignore[index,union-attr,call-overload]  # JSON
-    assert states == {1: "retired", 2: "active", 3: "primary"}
-    assert _value(lab, "db", 2) == b"2"
-    with pytest.raises(VersionNotFound):
-        _value(lab, "db", 1)
+    assert states == {1: "active", 2: "primary"}
+    assert [_value(lab, "db", number) for number in (1, 2)] == [b"1", b"2"]
 
 
 async def test_pinned_version_survives_rotations(lab: ControlLab) -> None:

@@ -117,6 +117,7 @@ async def test_retired_version_cannot_be_referred_to(lab: ControlLab) -> None:
     await lab.secret("db")
     for value in (b"2", b"3"):
         await lab.secrets.rotate(lab.context(), "db", SecretBytes(value))
+    await lab.settle(lab.duty())
     with pytest.raises(InvalidReference, match="no version 1"):
         await lab.services.create(
             lab.context(), drafted("web", references=(ReferenceDraft("db", version=1),))

@@ -1,0 +1,163 @@
+"""Retirement: versions that nothing needs any more are retired, and values beyond `keep` destroyed.
+
+Part of the placement duty. Level-triggered: each round looks at the records as they are and at the
+injected clock, so a restart or another holder goes on where the last one stood. A service that pins
+a version meanwhile rewrites the secret's record, and the write of this round meets a conflict.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from cluster.control.expiry import expiring, next_warning
+from cluster.control.policy import Action
+from cluster.control.versions import Settled, last_left, needed_by_specs, next_due, settled
+from cluster.protocol.ids import SecretId, VersionNumber
+from cluster.store.records import Kind, RolloutKind, SecretRecord
+from cluster.store.sealed_store import SealedStore
+from cluster.store.steps import Remove, Replace, Step
+from cluster.store.view import Stored, View
+from cluster.system import Clock
+
+log = structlog.get_logger(__name__)
+
+LOOK_AGAIN_S: Final = 60.0
+SECRETS_PER_WRITE: Final = 10
+STEPS_PER_WRITE: Final = 100
+_CONCERNED: Final = frozenset({Kind.SECRET, Kind.SERVICE, Kind.ROLLOUT})
+
+Commit = Callable[[Sequence[Step], Action, str], Awaitable[None]]
+"""Writes steps under the duty's guard, with what the audit says of them."""
+
+
+@dataclass(slots=True)
+class Retirement:
+    """What the holder of the duty does for versions."""
+
+    store: SealedStore
+    clock: Clock
+    commit: Commit
+    _due: bool = True
+    _look_at_s: float = 0.0
+    """By the calendar, as `retire_at` is."""
+    _warned: set[tuple[str, int, bool]] = field(default_factory=set)
+
+    def notice(self, kinds: Collection[Kind]) -> None:
+        """Take in which kinds of records changed."""
+        self._due |= not _CONCERNED.isdisjoint(kinds)
+
+    def next_look_s(self) -> float:
+        """Return in how many seconds something is due, as far as is known now."""
+        return max(0.0, min(self._look_at_s - self._now_s(), LOOK_AGAIN_S))
+
+    async def round(self) -> None:
+        """Retire and destroy what is due, and warn of what expires."""
+        now_s = self._now_s()
+        if not self._due and now_s < self._look_at_s:
+            return
+        self._due = False
+        self._look_at_s = 0.0  # if a write fails, the next round looks at everything again
+        view = self.store.view
+        secrets = view.secrets.values()
+        for piece in _pieces(_changes(view, secrets, now_s)):
+            steps = [step for stored, after in piece for step in settling(view, stored, after)]
+            await self.commit(steps, Action.SECRET_RETIRE, _told(piece))
+        self._warn([stored.record for stored in secrets], now_s)
+        self._look_at_s = _next_look(secrets, now_s)
+
+    def _warn(self, secrets: Sequence[SecretRecord], now_s: float) -> None:
+        """Tell of each version once that it expires soon, and once that it did."""
+        found = {
+            (one.secret.id, int(one.version.number), one.expired): one
+            for one in expiring(secrets, now_s)
+        }
+        for key in found.keys() - self._warned:
+            one = found[key]
+            event = "secret.expired" if one.expired else "secret.expiring"
+            log.warning(event, secret=one.secret.name, version=one.version.number)
+        self._warned = set(found)
+
+    def _now_s(self) -> float:
+        return self.clock.now().timestamp()
+
+
+def needed_versions(view: View, secret: SecretRecord) -> frozenset[int]:
+    """Return the numbers that may be neither retired nor destroyed now."""
+    secret_id = SecretId(secret.id)
+    services = [stored.record for stored in view.services_referring_to(secret_id)]
+    return needed_by_specs(secret, services) | needed_by_rollouts(view, secret_id)
+
+
+def needed_by_rollouts(view: View, secret_id: SecretId) -> frozenset[int]:
+    """Return the numbers that an unfinished rollout may still issue or go back to."""
+    stored = view.secrets.get(secret_id)
+    left = last_left(stored.record) if stored is not None else None
+    rotating = any(
+        one.record.finished_at is None
+        and one.record.what is RolloutKind.ROTATE
+        and one.record.secret_id == secret_id
+        for one in view.rollouts.values()
+    )
+    return frozenset({left.number}) if rotating and left is not None else frozenset()
+
+
+def settling(view: View, stored: Stored[SecretRecord], after: Settled) -> list[Step]:
+    """Return the steps that carry out what was settled; none if nothing was."""
+    if after.record is stored.record:
+        return []
+    secret_id = SecretId(stored.record.id)
+    return [Replace(stored, after.record), *value_removals(view, secret_id, after.destroyed)]
+
+
+def value_removals(
+    view: View, secret_id: SecretId, numbers: Collection[VersionNumber]
+) -> list[Remove]:
+    """Return the steps that remove the values of versions, as far as they are there."""
+    found = (view.secret_values.version(secret_id, number) for number in numbers)
+    return [Remove(stored) for stored in found if stored is not None]
+
+
+def _changes(
+    view: View, secrets: Iterable[Stored[SecretRecord]], now_s: float
+) -> Iterator[tuple[Stored[SecretRecord], Settled]]:
+    for stored in secrets:
+        if settled(stored.record, now_s, ()).record is stored.record:
+            continue  # the usual case, without a look at services and rollouts
+        after = settled(stored.record, now_s, needed_versions(view, stored.record))
+        if after.record is not stored.record:
+            yield stored, after
+
+
+def _pieces(
+    changes: Iterable[tuple[Stored[SecretRecord], Settled]],
+) -> Iterator[list[tuple[Stored[SecretRecord], Settled]]]:
+    """Yield the changes in pieces that one transaction takes."""
+    piece: list[tuple[Stored[SecretRecord], Settled]] = []
+    steps = 0
+    for change in changes:
+        size = 1 + len(change[1].destroyed)
+        if piece and (len(piece) == SECRETS_PER_WRITE or steps + size > STEPS_PER_WRITE):
+            yield piece
+            piece, steps = [], 0
+        piece.append(change)
+        steps += size
+    if piece:
+        yield piece
+
+
+def _next_look(secrets: Sequence[Stored[SecretRecord]], now_s: float) -> float:
+    records = [stored.record for stored in secrets]
+    moments = [next_due(record, now_s) for record in records]
+    moments.append(next_warning(records, now_s))
+    return min((at for at in moments if at is not None), default=now_s + LOOK_AGAIN_S)
+
+
+def _told(piece: Iterable[tuple[Stored[SecretRecord], Settled]]) -> str:
+    words = []
+    for stored, after in piece:
+        name = stored.record.name
+        words += [f"{name}/{number} retired" for number in after.retired]
+        words += [f"{name}/{number} destroyed" for number in after.destroyed]
+    return ", ".join(words)
