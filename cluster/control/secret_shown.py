@@ -1,5 +1,6 @@
 """How secrets and their versions look in answers: metadata, never a value. Pure."""
 
+from cluster.control.delivered import must_rotate
 from cluster.control.moments import moment
 from cluster.control.requests import JSON
 from cluster.protocol.ids import NodeId, SecretId
@@ -14,6 +15,7 @@ def secret_shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
         "id": secret.id,
         "name": secret.name,
         "labels": secret.labels,
+        "must_rotate": must_rotate(secret),
         "versions": [version_shown(version) for version in secret.versions],
         "keep": secret.keep,
         "overlap_s": secret.overlap_s,
@@ -35,6 +37,8 @@ def version_shown(version: SecretVersion) -> dict[str, JSON]:
         "retire_at": moment(version.retire_at),
         "expires_at": moment(version.expires_at),
         "value": "destroyed" if version.destroyed else "kept",
+        "exposed_at": moment(version.exposed_at),
+        "exposed_by": version.exposed_by,
     }
 
 
