@@ -56,6 +56,9 @@ class Action(StrEnum):
     SERVICE_TASKS = "service.tasks"
     SERVICE_CERTIFICATE = "service.certificate"
     ROLLOUT_INSPECT = "rollout.inspect"
+    HOOK_USE = "hook.use"
+    """To name a hook for a secret: it acts at the third party with the manager's rights."""
+    HOOK_LIST = "hook.list"
     NODE_LIST = "node.list"
     NODE_INSPECT = "node.inspect"
     NODE_EXPOSURE = "node.exposure"
@@ -84,6 +87,7 @@ class Action(StrEnum):
     STORE_MAINTAIN = "store.maintain"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
+    ROTATION_STEP = "rotation.step"
     RECORD_SWEEP = "record.sweep"
     CLUSTER_ALIVE = "cluster.alive"
     AUDIT_TRIM = "audit.trim"
@@ -139,6 +143,7 @@ _READS = (
     Action.SERVICE_INSPECT,
     Action.SERVICE_TASKS,
     Action.ROLLOUT_INSPECT,
+    Action.HOOK_LIST,
     Action.NODE_LIST,
     Action.NODE_INSPECT,
     Action.NODE_EXPOSURE,
@@ -161,6 +166,7 @@ _OPERATOR_WRITES = (
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
     Action.SERVICE_REMOVE,
+    Action.HOOK_USE,
     Action.NODE_UPDATE,
     Action.NODE_REMOVE,
     Action.TOKEN_CREATE,
@@ -211,6 +217,7 @@ _WAY_BACK = (
 _DUTIES = (
     Action.PLACEMENT_CHANGE,
     Action.ROLLOUT_UPDATE,
+    Action.ROTATION_STEP,
     Action.SECRET_RETIRE,
     Action.RECORD_SWEEP,
     Action.CLUSTER_ALIVE,

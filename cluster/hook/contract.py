@@ -6,6 +6,7 @@ docs/how-to/write-a-hook.md.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -75,6 +76,10 @@ class Hooks(Protocol):
 
     def check(self, name: str) -> None:
         """Raise HookFailed, saying why, unless there is a usable hook of this name."""
+        ...
+
+    def list(self) -> Sequence[tuple[str, str, str]]:
+        """Return name, kind and what is wrong (or "") of each."""
         ...
 
     async def call(self, name: str, call: HookCall) -> None:

@@ -36,7 +36,6 @@ class RotationRecord(Record, frozen=True, kw_only=True):
     generator: str
     length: int = 0
     hook: str = ""
-    overlap_s: float = 0.0
     previous: VersionNumber
     """The version that was primary when it began."""
     version: VersionNumber | None = None

@@ -49,8 +49,8 @@ class RotationSchedule(msgspec.Struct, frozen=True):
     """Characters of a password or hex, bits of an rsa key; 0: the generator's own."""
     hook: str = ""
     """Of the manager's configuration: changes the credential at the third party first."""
-    overlap_s: float = 0.0
-    next_at: float = 0.0
+    next_at: float | None = None
+    """When the next one begins; None: when somebody asks for it."""
 
 
 class SecretRecord(Record, frozen=True, kw_only=True):
