@@ -27,6 +27,7 @@ _TASK_COLUMNS = (
     ("VERSION", "version_desired"),
     ("MOUNTED", "version_mounted"),
     ("SINCE", "since"),
+    ("HEALTH", "health"),
     ("ERROR", "error"),
 )
 _UPDATE_ATTEMPTS = 3
@@ -58,7 +59,7 @@ def add_commands(parser: Parser) -> None:
 
     for name, run, help_text in (
         ("inspect", _inspect, "show a service's spec and the one before"),
-        ("ps", _tasks, "show each task: versions desired and mounted, since when"),
+        ("ps", _tasks, "show each task: versions desired and mounted, since when, and its health"),
         ("rm", _remove, "remove a service; its files go from every node"),
     ):
         verb = verbs.add_parser(name, help=help_text)
@@ -147,4 +148,14 @@ def _summary(service: answers.Answer) -> answers.Answer:
 
 def _by_reference(tasks: list[answers.Answer]) -> list[answers.Answer]:
     """Return a row for each reference of each task; a task without any keeps its own row."""
-    return [{**task, **one} for task in tasks for one in (answers.rows(task, "references") or [{}])]
+    return [
+        {**task, **one, "health": _health(task)}
+        for task in tasks
+        for one in (answers.rows(task, "references") or [{}])
+    ]
+
+
+def _health(task: answers.Answer) -> object:
+    """Return what the service's check says, and why where it says no."""
+    detail = task.get("health_detail")
+    return f"{task.get('health')}: {detail}" if detail else task.get("health")

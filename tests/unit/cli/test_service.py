@@ -193,10 +193,17 @@ def test_ls_and_ps(run: Run, manager: Canned, context: Context) -> None:
     ]
     mounted = {"source": "db", "target": "pw", "version_desired": 3, "version_mounted": 2}
     task = {"node": "n1", "node_state": "ready", "desired_state": "running", "error": "full"}
-    tasks = [{**task, "references": [{**mounted, "since": "now"}]}, {**task, "references": []}]
+    failing = {"health": "unhealthy", "health_detail": "exit status 3"}
+    tasks = [
+        {**task, **failing, "references": [{**mounted, "since": "now"}]},
+        {**task, "health": "", "health_detail": "", "references": []},
+    ]
     manager.on("GET /v1/services/web/tasks", (200, {"tasks": tasks}))
     assert run("service", "ps", "web").out.splitlines() == [
-        "NODE  NODE STATE  DESIRED  SECRET  TARGET  VERSION  MOUNTED  SINCE  ERROR",
-        "n1    ready       running  db      pw      3        2        now    full",
-        "n1    ready       running  -       -       -        -        -      full",
+        "NODE  NODE STATE  DESIRED  SECRET  TARGET  VERSION  MOUNTED  SINCE  HEALTH"
+        "                    ERROR",
+        "n1    ready       running  db      pw      3        2        now    unhealthy:"
+        " exit status 3  full",
+        "n1    ready       running  -       -       -        -        -      -         "
+        "                full",
     ]
