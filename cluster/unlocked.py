@@ -24,6 +24,7 @@ from cluster.api import (
     routes_managers,
     routes_secrets,
     routes_services,
+    routes_versions,
 )
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.listener import Listener
@@ -165,6 +166,7 @@ class UnlockedManager:
         app = _app("Strongroom API")
         for router in (
             routes_secrets.routes(cases.edge, cases.secrets),
+            routes_versions.routes(cases.edge, cases.versions),
             routes_services.routes(cases.edge, cases.services, cases.rollouts),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status

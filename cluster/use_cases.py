@@ -16,6 +16,7 @@ from cluster.control.policy import Principal, Role
 from cluster.control.refusals import Refusals
 from cluster.control.requests import Requests
 from cluster.control.rollout_status import RolloutStatus
+from cluster.control.secret_versions import SecretVersions
 from cluster.control.secrets import Secrets
 from cluster.control.service_certificates import ServiceCertificates
 from cluster.control.services import Services
@@ -41,6 +42,7 @@ class UseCases:
     refusals: Refusals
     requests: Requests
     secrets: Secrets
+    versions: SecretVersions
     services: Services
     rollouts: RolloutStatus
     nodes: Nodes
@@ -83,6 +85,7 @@ class UseCases:
             refusals=refusals,
             requests=requests,
             secrets=Secrets(requests, entropy),
+            versions=SecretVersions(requests, entropy),
             services=Services(requests, entropy),
             rollouts=RolloutStatus(requests),
             nodes=nodes,
@@ -104,5 +107,5 @@ class UseCases:
                 entropy,
                 manager_id,
             ),
-            issue=Issue(store, receipts),
+            issue=Issue(store, receipts, entropy),
         )

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded, labels_of
 from cluster.control.secrets import Secrets
+from cluster.control.version_terms import VersionTerms
 from cluster.protocol.secret_bytes import SecretBytes
 
 OCTETS = {
@@ -36,13 +37,20 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
 
     @router.post("", status_code=201, openapi_extra=OCTETS)
     async def create_secret(
-        request: Request, name: Annotated[str, Query()], label: Labels = ()
+        request: Request,
+        name: Annotated[str, Query()],
+        label: Labels = (),
+        keep: int | None = None,
+        overlap_s: float | None = None,
+        expires_in_s: float | None = None,
+        expires_at: str | None = None,
     ) -> Response:
         """Create a secret; the body is its first version's value, the labels are
         `label=KEY=VALUE`."""
         context = await edge.context(request)
         value = SecretBytes(await request.body())
-        answer = await secrets.create(context, name, labels_of(label), value)
+        terms = VersionTerms(keep, overlap_s, expires_in_s, expires_at)
+        answer = await secrets.create(context, name, labels_of(label), value, terms)
         return edge.answer(answer.body, answer.status)
 
     @router.get("")
@@ -57,10 +65,18 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
         return edge.answer(secrets.inspect(await edge.principal(request), name))
 
     @router.post("/{name}/versions", openapi_extra=OCTETS)
-    async def rotate_secret(request: Request, name: str) -> Response:
+    async def rotate_secret(
+        request: Request,
+        name: str,
+        overlap_s: float | None = None,
+        expires_in_s: float | None = None,
+        expires_at: str | None = None,
+    ) -> Response:
         """Add a version, make it primary, and start the rollout that brings it to every node."""
         context = await edge.context(request)
-        answer = await secrets.rotate(context, name, SecretBytes(await request.body()))
+        value = SecretBytes(await request.body())
+        terms = VersionTerms(None, overlap_s, expires_in_s, expires_at)
+        answer = await secrets.rotate(context, name, value, terms)
         return edge.answer(answer.body, answer.status)
 
     @router.patch("/{name}/labels")

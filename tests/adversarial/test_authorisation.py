@@ -21,6 +21,7 @@ from cluster.api import (
     routes_managers,
     routes_secrets,
     routes_services,
+    routes_versions,
 )
 from cluster.pki.csr import key_to_pem, make_csr, new_key
 from cluster.protocol import wire
@@ -89,6 +90,13 @@ TABLE = (
     Row("GET", "/v1/secrets/{name}", f"red-deployer {READERS}", "/v1/secrets/held"),
     Row("POST", "/v1/secrets/{name}/versions", OPERATORS, "/v1/secrets/idle/versions", b"v2"),
     Row("PATCH", "/v1/secrets/{name}/labels", OPERATORS, "/v1/secrets/idle/labels", {"add": {}}),
+    Row(
+        "GET", "/v1/secrets/{name}/versions", f"red-deployer {READERS}",
+        "/v1/secrets/held/versions",
+    ),
+    Row("PATCH", "/v1/secrets/{name}", OPERATORS, "/v1/secrets/idle", {"keep": 3}),
+    Row("POST", "/v1/secrets/{name}/rollback", OPERATORS, "/v1/secrets/idle/rollback", {}),
+    Row("POST", "/v1/secrets/{name}/prune", OPERATORS, "/v1/secrets/idle/prune", {"keep": 1}),
     Row("DELETE", "/v1/secrets/{name}", OPERATORS, "/v1/secrets/held"),
     Row("POST", "/v1/services", OPERATORS, "", {"name": "new-{caller}", **SPEC}),
     Row("GET", "/v1/services", "blue-deployer red-deployer auditor admin"),
@@ -121,7 +129,7 @@ TABLE = (
     Row("GET", "/v1/operators", READERS),
     Row("DELETE", "/v1/operators/{name}", "admin", "/v1/operators/no-such-operator"),
     Row("POST", "/v1/renew", f"blue-deployer red-deployer {READERS}", "", {"csr": CSR}),
-    Row("POST", "/v1/issue", "node", "", {"service": "red", "secret": "held"}),
+    Row("POST", "/v1/issue", "node", "", IssueCaller("anybody").body("red", "held")),
     Row("WEBSOCKET", "/v1/session", "other-node node"),
     Row("POST", "/v1/managers/learner", "joining-manager manager", "", {"fresh": False}),
     Row("POST", "/v1/managers/promote", "joining-manager manager"),
@@ -133,6 +141,7 @@ ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_managers.routes,
     routes_secrets.routes,
     routes_services.routes,
+    routes_versions.routes,
 )
 WRONG_CERTIFICATE = {"stranger": "tls", "service": "tls", "expired": "tls"}
 """Whom the handshake itself refuses, or the connection at once: not one byte is answered."""
@@ -279,9 +288,7 @@ def test_refusals_of_nodes_tell_nothing(stage: Stage) -> None:
     """For a node, what exists elsewhere and what does not exist read the same."""
     other = stage.callers["other-node"]
     exists, absent = (
-        stage.cluster.call(
-            "POST", "/v1/issue", {"service": service, "secret": name}, credential=other
-        )
+        issue(stage.cluster, service, name, other)
         for service, name in (("red", "held"), ("no-such", "no-such"))
     )
     assert (exists.status, exists.body) == (absent.status, absent.body)

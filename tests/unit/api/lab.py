@@ -17,6 +17,7 @@ from cluster.api import (
     routes_join,
     routes_secrets,
     routes_services,
+    routes_versions,
 )
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.request_log import RequestLog
@@ -129,6 +130,7 @@ class ApiLab:
         )
         self.api = self._limited(
             routes_secrets.routes(cases.edge, cases.secrets),
+            routes_versions.routes(cases.edge, cases.versions),
             routes_services.routes(cases.edge, cases.services, cases.rollouts),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, NoStatus()
