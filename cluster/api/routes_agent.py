@@ -13,6 +13,7 @@ from cluster.control.policy import Action, Principal, Resource, Role
 from cluster.control.requests import Requests
 from cluster.dispatcher.issue import Issue
 from cluster.dispatcher.sessions import AgentSession, SessionParts
+from cluster.pki.node_envelope import ISSUE, Recipient
 from cluster.protocol import wire
 from cluster.protocol.errors import ClusterError, PermissionDenied, SessionExpired
 from cluster.protocol.ids import NodeId
@@ -26,6 +27,9 @@ class IssueRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     service: str
     secret: str
     """The secret's name or the target it has in the service."""
+    envelope_keys: tuple[wire.EnvelopeKey, ...]
+    """Pairs of suite and public key (base64), made for this request: what the value is sealed
+    to."""
 
 
 class SocketLink:
@@ -73,17 +77,23 @@ def routes(edge: Edge, requests: Requests, parts: SessionParts, issue: Issue) ->
 
     @router.post("/issue")
     async def issue_secret(request: Request) -> Response:
-        """Return one secret that is assigned to the calling node, as raw bytes."""
+        """Return one secret that is assigned to the calling node, sealed to a key of its choice."""
         principal = await edge.principal(request)
         wanted = await decoded(request, IssueRequest)
         node_id = _node(requests, principal, Action.SECRET_ISSUE, Resource("secret"))
+        recipient = Recipient.choose(wanted.envelope_keys, node_id, ISSUE)
         try:
-            issued = await issue.issue(node_id, wanted.service, wanted.secret)
+            issued = await issue.issue(node_id, wanted.service, wanted.secret, recipient)
         except PermissionDenied:
             requests.note_refusal(principal, Action.SECRET_ISSUE, Resource("secret"))
             raise
-        headers = {"cache-control": "no-store", "strongroom-version": str(issued.version)}
-        return Response(issued.value.reveal(), 200, headers, media_type="application/octet-stream")
+        headers = {
+            "cache-control": "no-store",
+            "strongroom-version": str(issued.version),
+            "strongroom-envelope": recipient.suite.value,
+        }
+        content = wire.encode(issued.values)
+        return Response(content, 200, headers, media_type="application/octet-stream")
 
     return router
 

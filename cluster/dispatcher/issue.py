@@ -1,7 +1,8 @@
 """Issuing one secret to a node that asks for it by its certificate (`POST /v1/issue`).
 
 The same rules as a session's push: only what is assigned, the receipt first, a barrier, and one
-more decision from the view at that revision. "Not yours" and "not there" are one answer.
+more decision from the view at that revision; the value leaves sealed to the caller's key. "Not
+yours" and "not there" are one answer.
 """
 
 from dataclasses import dataclass
@@ -10,20 +11,24 @@ import msgspec
 
 from cluster.dispatcher.assignments import assignments_of
 from cluster.dispatcher.receipts import Receipts
+from cluster.dispatcher.sealed_values import sealed_values
 from cluster.dispatcher.sessions import DECISIONS, ViewRecords
+from cluster.pki.node_envelope import Recipient
+from cluster.protocol import wire
 from cluster.protocol.errors import PermissionDenied, Unavailable
 from cluster.protocol.ids import NodeId, SecretId, VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import ServiceAssignment
 from cluster.store.sealed_store import SealedStore
+from cluster.system import Entropy
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """One value on its way to a node."""
+    """One value on its way to a node, sealed to it."""
 
     version: VersionNumber
-    value: SecretBytes
+    values: wire.Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,11 @@ class Issue:
 
     store: SealedStore
     receipts: Receipts
+    entropy: Entropy
 
-    async def issue(self, node_id: NodeId, service: str, secret: str) -> Issued:
+    async def issue(
+        self, node_id: NodeId, service: str, secret: str, recipient: Recipient
+    ) -> Issued:
         """Return the version of `secret` that `service` has on this node.
 
         Raises PermissionDenied for everything that is not assigned, and Unavailable when the
@@ -46,9 +54,13 @@ class Issue:
             # A rotation may have come in between: what is assigned now has no receipt yet.
             if not self.receipts.missing(node_id, (found,)):
                 (file,) = found.files
-                version = VersionNumber(file.version)
-                return Issued(version, self.store.open_value(SecretId(file.secret_id), version))
+                key = wire.VersionKey(file.secret_id, file.version)
+                (values,) = sealed_values((key,), self._open_value, recipient, self.entropy)
+                return Issued(VersionNumber(file.version), values)
         raise Unavailable("the records keep changing; ask again")
+
+    def _open_value(self, key: wire.VersionKey) -> SecretBytes:
+        return self.store.open_value(SecretId(key.secret_id), VersionNumber(key.version))
 
     def _find(self, node_id: NodeId, service: str, secret: str) -> ServiceAssignment:
         """Return the service's assignment narrowed to the one file asked for."""

@@ -30,6 +30,8 @@ from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import EnvelopeKey, Value, Values, VersionKey
 from cluster.system import Entropy
 
+ISSUE: Final = "issue"
+"""Stands for the session where a secret is issued on request: its keys serve that request."""
 _LABEL: Final = "strongroom node envelope 1"
 _KEY_SIZE: Final = 32
 _NONCE_SIZE: Final = 12

@@ -43,6 +43,7 @@ from tests.support.attacker import (
     stranger_call,
 )
 from tests.support.clock import ManualClock
+from tests.support.issuing import IssueCaller, issue
 from tests.support.running import (
     Answer,
     Credential,

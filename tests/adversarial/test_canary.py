@@ -18,6 +18,7 @@ import pytest
 
 from cluster.system import SystemClock, SystemEntropy
 from tests.support.attacker import join_node
+from tests.support.issuing import issue
 from tests.support.running import (
     Credential,
     Process,
@@ -110,8 +111,7 @@ def use(stage: Stage) -> None:
     cluster.rotate(NAME, second)
     assert agent.read(SERVICE, NAME) == second
     node = Credential.of_node(agent.data_dir)
-    wanted = {"service": SERVICE, "secret": NAME}
-    assert cluster.call("POST", "/v1/issue", wanted, credential=node).body["value"] == second
+    assert issue(cluster, SERVICE, NAME, node).body["value"] == second
     stranger, _ = join_node(cluster, "stranger")
     for path, body, credential in (
         (f"/v1/secrets?name={NAME}", third, None),

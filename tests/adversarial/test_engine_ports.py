@@ -20,6 +20,7 @@ from cluster.protocol import wire
 from cluster.protocol.identity import Kind as IdentityKind
 from tests.support.attacker import Insider, RawSession, answer_of, hello
 from tests.support.frozen import freeze_process
+from tests.support.issuing import issue
 from tests.support.running import (
     Credential,
     ManagerProcess,
@@ -133,7 +134,6 @@ def family(manager: ManagerProcess) -> list[int]:
 
 # --- cut off from the majority -------------------------------------------------------------------
 
-WANTED = {"service": "red", "secret": "held"}
 SECRET_BEARING = (wire.Lease, wire.Values, wire.Snapshot, wire.Delta, wire.Certificate)
 
 
@@ -194,7 +194,7 @@ def ask(
     cluster: RunningCluster, manager: ManagerProcess, credential: Credential
 ) -> tuple[int, str]:
     """Return status and code of an answer to a request for the secret."""
-    answer = cluster.call("POST", "/v1/issue", WANTED, credential=credential, managers=[manager])
+    answer = issue(cluster, "red", "held", credential, [manager])
     return answer.status, str(answer.body.get("code", ""))
 
 

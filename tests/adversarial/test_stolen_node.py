@@ -25,6 +25,7 @@ from tests.support.attacker import (
     stranger_call,
     tls_connection,
 )
+from tests.support.issuing import issue
 from tests.support.running import (
     SCRIPTS,
     TRUST_DOMAIN,
@@ -73,8 +74,7 @@ def test_stolen_key_is_issued_its_nodes_secrets_only(
     """Own: the value. Another's, by every name it has, and what does not exist: one answer."""
 
     def ask(service: str, secret: str) -> tuple[int, object]:
-        body = {"service": service, "secret": secret}
-        answer = cluster.call("POST", "/v1/issue", body, credential=stolen)
+        answer = issue(cluster, service, secret, stolen)
         return answer.status, answer.body.get("value", answer.body)
 
     blue = cluster.ok("GET", "/v1/secrets/blue-secret")["id"]
@@ -247,8 +247,7 @@ def test_removed_node_is_cut_and_told_to_wipe(cluster: RunningCluster) -> None:
     (refusal,) = later.rest()
     assert isinstance(refusal, wire.Refusal)
     assert refusal.code == "evicted"
-    body = {"service": "red", "secret": "red-secret"}
-    assert cluster.call("POST", "/v1/issue", body, credential=thief).body["code"] == "evicted"
+    assert issue(cluster, "red", "red-secret", thief).body["code"] == "evicted"
 
 
 @pytest.mark.threat("T-10")
@@ -257,11 +256,10 @@ def test_renewed_away_certificate_is_worth_nothing(cluster: RunningCluster) -> N
     thief, _ = join_node(cluster, "n4")
     renewed = thief
     for turn in range(3):
-        body = {"service": "x", "secret": "x"}
-        status = cluster.call("POST", "/v1/issue", body, credential=thief).status
+        status = issue(cluster, "x", "x", thief).status
         assert status == (401 if turn == 2 else 403)
         renewed = renew(cluster, renewed)
-    assert cluster.call("POST", "/v1/issue", body, credential=renewed).status == 403
+    assert issue(cluster, "x", "x", renewed).status == 403
 
 
 def renew(cluster: RunningCluster, credential: Credential) -> Credential:

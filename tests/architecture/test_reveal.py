@@ -9,7 +9,6 @@ MAY_REVEAL = {
     # path: what it does with the plaintext
     "agent/generations.py": "writes the tmpfs file",
     "agent/local_server.py": "answers the workload that proved which service it is",
-    "cluster/api/routes_agent.py": "answers the node that one of its tasks' secrets is issued to",
     "cluster/cli/admin_socket.py": "sends the unlock key to the local manager",
     "cluster/cli/connection.py": "sends a new value, and hands the operator's key to TLS",
     "cluster/cli/context_files.py": "writes the operator's key, 0600",

@@ -13,8 +13,15 @@ from cluster.protocol.errors import ClusterError
 from tests.bench.load import Asked, rates
 from tests.bench.rows import Row
 from tests.support.command_line import CommandLine
+from tests.support.issuing import IssueCaller
 from tests.support.node import PYTHON
-from tests.support.running import AgentProcess, Credential, RunningCluster, running_cluster
+from tests.support.running import (
+    AgentProcess,
+    Credential,
+    RunningCluster,
+    node_id_of,
+    running_cluster,
+)
 
 UID = 20_001
 SERVICE, SECRET = "bench", "credential"
@@ -53,7 +60,7 @@ def requests(cluster: RunningCluster, where: str) -> list[Row]:
     assert operator is not None
     endpoints = [manager.api for manager in cluster.managers]
     node = Credential.of_node(cluster.agents[0].data_dir)
-    asked = json.dumps({"service": SERVICE, "secret": SECRET}).encode()
+    asked = json.dumps(IssueCaller(node_id_of(node)).body(SERVICE, SECRET)).encode()
     one = rates(endpoints, operator, 1, creations("one", 100))
     many = rates(endpoints, operator, 64, creations("many", 1_000))
     issued = rates(endpoints, node, 32, iter([[("POST", "/v1/issue", asked)] * 1_500] * ROUNDS))

@@ -8,14 +8,15 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tests.faults.client import Answered, Client, Newest, Unsettled
 from tests.faults.cluster import FaultCluster
 from tests.faults.history import History, Operation
-from tests.support.running import Credential
+from tests.support.issuing import IssueCaller
+from tests.support.running import Credential, node_id_of
 
 CHAIN_SECRETS: Final = ("s0", "s1", "s2", "s3")
 CHURN_SECRETS: Final = ("c0", "c1")
@@ -58,6 +59,7 @@ class Workload:
     _threads: list[threading.Thread] = field(default_factory=list)
     _operator: ssl.SSLContext | None = None
     _nodes: dict[str, tuple[float, ssl.SSLContext]] = field(default_factory=dict)
+    _issue_callers: dict[str, IssueCaller] = field(default_factory=dict)
 
     def client(self, name: str, gives_up: float = 0.1) -> Client:
         """Return a client whose draws follow from the seed and its name."""
@@ -141,6 +143,14 @@ class Workload:
             found = (time.monotonic(), Credential.of_node(agent.data_dir).context())
             self._nodes[name] = found
         return found[1]
+
+    def issue_caller(self, name: str) -> IssueCaller:
+        """Return the envelope keys that a node asks with."""
+        if name not in self._issue_callers:
+            agent = next(one for one in self.cluster.agents if one.name == name)
+            node_id = node_id_of(Credential.of_node(agent.data_dir))
+            self._issue_callers[name] = IssueCaller(node_id)
+        return self._issue_callers[name]
 
     def _run(self, name: str) -> None:
         client = self.client(name)
@@ -231,8 +241,8 @@ class Actions:
         secret = self.client.random.choice(references_of(service))
         operation = Operation(0, "", key_of("secret", secret), "issue", agent.name)
         node = replace_context(self.client, self.workload, agent.name)
-        body = {"service": service, "secret": secret}
-        node.run(operation, "POST", "/v1/issue", body, _issued)
+        asking = self.workload.issue_caller(agent.name)
+        node.run(operation, "POST", "/v1/issue", asking.body(service, secret), _issued_to(asking))
 
     # --- services ---
 
@@ -357,5 +367,9 @@ def _label(answer: Answered) -> Operation:
     return _result(0, answer.body["labels"].get("tag", ""))
 
 
-def _issued(answer: Answered) -> Operation:
-    return _result(int(answer.headers["strongroom-version"]), mark_of(answer.content))
+def _issued_to(asking: IssueCaller) -> Callable[[Answered], Operation]:
+    def issued(answer: Answered) -> Operation:
+        value = asking.opened(answer.content, answer.headers["strongroom-envelope"])
+        return _result(int(answer.headers["strongroom-version"]), mark_of(value))
+
+    return issued

@@ -16,7 +16,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
@@ -45,6 +44,7 @@ from tests.support.running import (
     ManagerProcess,
     RunningCluster,
     credential_of,
+    node_id_of,
     wait_until,
 )
 
@@ -314,16 +314,6 @@ class RawSession:
         """End the connection."""
         with contextlib.suppress(WebSocketException):  # the manager may have ended it
             self._open.close()
-
-
-def node_id_of(credential: Credential) -> str:
-    """Return whom a certificate names; empty where there is none."""
-    if not credential.chain_pem:
-        return ""
-    leaf = x509.load_pem_x509_certificate(credential.chain_pem)
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return uri.rpartition("/")[2]
 
 
 def hello(**changed: object) -> wire.Hello:

@@ -76,6 +76,16 @@ class Credential:
         return cls(identity.chain_pem, identity.key_pem, identity.bundle.control)
 
 
+def node_id_of(credential: Credential) -> str:
+    """Return whom a certificate names; empty where there is none."""
+    if not credential.chain_pem:
+        return ""
+    leaf = x509.load_pem_x509_certificate(credential.chain_pem)
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uri.rpartition("/")[2]
+
+
 def wait_until(holds: Callable[[], T], what: str, patience_s: float = PATIENCE_S) -> T:
     """Return the first truthy result of `holds`; fail the test, naming `what`, if it never
     comes."""

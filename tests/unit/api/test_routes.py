@@ -1,19 +1,39 @@
 """The routes: what they take and what they answer; who may call them is tested elsewhere."""
 
 import asyncio
+import json
 
 import pytest
 
+from cluster.protocol.identity import Caller
+from tests.support.issuing import IssueCaller
 from tests.unit.api.lab import Answer, ApiLab, ask
 
 VALUE = b"\x00value-canary\xff"
 
 
-async def issue(lab: ApiLab, service: str, secret: str, node: str = "one") -> Answer:
-    caller = await lab.node(node)
+async def issue(
+    lab: ApiLab, service: str, secret: str, caller: Caller, asking: IssueCaller | None = None
+) -> Answer:
     await lab.control.settle(lab.control.duty())
-    body = f'{{"service": "{service}", "secret": "{secret}"}}'.encode()
+    assert caller.identity is not None
+    asking = asking or IssueCaller(caller.identity.subject)
+    body = json.dumps(asking.body(service, secret)).encode()
     return await ask(lab.api, "POST", "/v1/issue", body, caller=caller)
+
+
+async def test_nothing_is_issued_without_an_envelope_key(lab: ApiLab) -> None:
+    await lab.control.secret("db", VALUE)
+    await lab.control.service("red", "db")
+    caller = await lab.node("one")
+    await lab.control.settle(lab.control.duty())
+    offers: tuple[dict[str, object], ...] = (
+        {}, {"envelope_keys": []}, {"envelope_keys": [["x25519", "AAAA"]]},
+    )  # fmt: skip
+    for more in offers:
+        body = json.dumps({"service": "red", "secret": "db", **more}).encode()
+        answer = await ask(lab.api, "POST", "/v1/issue", body, caller=caller)
+        assert (answer.status, answer.body["code"]) == (400, "invalid_request")
 
 
 async def test_value_goes_in_and_never_comes_out(lab: ApiLab) -> None:
@@ -29,11 +49,16 @@ async def test_value_goes_in_and_never_comes_out(lab: ApiLab) -> None:
     assert not any(b"value-canary" in answer.content for answer in answers)
 
 
-async def test_issued_value_is_raw_bytes_with_its_version(lab: ApiLab) -> None:
+async def test_issued_value_is_sealed_to_the_callers_key_with_its_version(lab: ApiLab) -> None:
     await lab.control.secret("db", VALUE)
     await lab.control.service("red", "db")
-    answer = await issue(lab, "red", "db")
-    assert (answer.status, answer.content) == (200, VALUE)
+    caller = await lab.node("one")
+    assert caller.identity is not None
+    asking = IssueCaller(caller.identity.subject)
+    answer = await issue(lab, "red", "db", caller, asking)
+    assert answer.status == 200
+    assert b"value-canary" not in answer.content
+    assert asking.opened(answer.content, answer.headers["strongroom-envelope"]) == VALUE
     assert answer.headers["strongroom-version"] == "1"
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -41,14 +66,17 @@ async def test_issued_value_is_raw_bytes_with_its_version(lab: ApiLab) -> None:
 
 async def test_refused_issue_says_nothing_and_is_noted(lab: ApiLab) -> None:
     await lab.control.secret("db", VALUE)
-    before = [await issue(lab, "red", "db"), await issue(lab, "red", "none", node="two")]
+    before = [
+        await issue(lab, "red", "db", await lab.node("one")),
+        await issue(lab, "red", "none", await lab.node("two")),
+    ]
     assert {(answer.status, answer.body["message"]) for answer in before} == {
         (403, "not permitted")
     }
 
 
 async def test_operator_is_issued_nothing(lab: ApiLab) -> None:
-    answer = await lab.ask("POST", "/v1/issue", {"service": "red", "secret": "db"})
+    answer = await lab.ask("POST", "/v1/issue", IssueCaller("ada").body("red", "db"))
     assert answer.status == 403
 
 

@@ -149,7 +149,7 @@ class DispatchLab(ControlLab):
         own = ManagerId(manager_id)
         self.receipts = Receipts(store, self.clock, own)
         self.presence = Presence(store, self.clock, own)
-        self.issue = Issue(store, self.receipts)
+        self.issue = Issue(store, self.receipts, self.entropy)
         self.parts = SessionParts(
             store=store,
             receipts=self.receipts,

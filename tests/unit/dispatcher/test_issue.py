@@ -2,14 +2,26 @@
 
 import pytest
 
+from cluster.pki.node_envelope import ISSUE, NodeKeys, Recipient, staged
 from cluster.protocol.errors import NoQuorum, PermissionDenied
+from cluster.protocol.ids import NodeId
 from tests.unit.dispatcher.lab import DispatchLab, WatchedEngine
+
+
+async def issue(lab: DispatchLab, node_id: NodeId, service: str, secret: str) -> tuple[int, bytes]:
+    """Ask as the node; return version and value."""
+    keys = NodeKeys.generate(node_id)
+    recipient = Recipient.choose(keys.public_keys(), node_id, ISSUE)
+    issued = await lab.issue.issue(node_id, service, secret, recipient)
+    (sealed,) = staged(issued.values, recipient.suite, ISSUE).values()
+    with keys.opening() as open_value:
+        return issued.version, open_value(sealed).reveal()
 
 
 async def test_assigned_secret_is_issued_by_name_and_by_target(lab: DispatchLab) -> None:
     node_id = await lab.running("db")
-    issued = await lab.issue.issue(node_id, "red", "db")
-    assert (issued.version, issued.value.reveal()) == (1, b"db")
+    issued = await issue(lab, node_id, "red", "db")
+    assert issued == (1, b"db")
     assert lab.receipt(node_id, "db") is not None
 
 
@@ -21,7 +33,7 @@ async def test_not_yours_and_not_there_read_the_same(lab: DispatchLab) -> None:
     asked = [("blue", "theirs"), ("red", "theirs"), ("red", "none"), ("none", "db")]
     for service, secret in asked:
         with pytest.raises(PermissionDenied) as refused:
-            await lab.issue.issue(node_id, service, secret)
+            await issue(lab, node_id, service, secret)
         answers.add((type(refused.value), refused.value.message))
     assert len(answers) == 1
     assert len(lab.view.receipts) == 0
@@ -31,7 +43,7 @@ async def test_evicted_node_is_issued_nothing(lab: DispatchLab) -> None:
     node_id = await lab.running("db")
     await lab.evict(node_id)
     with pytest.raises(PermissionDenied):
-        await lab.issue.issue(node_id, "red", "db")
+        await issue(lab, node_id, "red", "db")
 
 
 @pytest.mark.threat("T-09")
@@ -44,7 +56,7 @@ async def test_eviction_before_the_barrier_wins(lab: DispatchLab, engine: Watche
 
     engine.before_barrier = evict
     with pytest.raises(PermissionDenied):
-        await lab.issue.issue(node_id, "red", "db")
+        await issue(lab, node_id, "red", "db")
 
 
 async def test_rotation_before_the_barrier_is_followed(
@@ -58,8 +70,8 @@ async def test_rotation_before_the_barrier_is_followed(
         await lab.rotate("db", b"second")
 
     engine.before_barrier = rotate
-    issued = await lab.issue.issue(node_id, "red", "db")
-    assert (issued.version, issued.value.reveal()) == (2, b"second")
+    issued = await issue(lab, node_id, "red", "db")
+    assert issued == (2, b"second")
     assert lab.receipt(node_id, "db", 2) is not None
 
 
@@ -72,4 +84,4 @@ async def test_nothing_is_issued_without_a_quorum(lab: DispatchLab, engine: Watc
 
     engine.before_barrier = no_quorum
     with pytest.raises(NoQuorum):
-        await lab.issue.issue(node_id, "red", "db")
+        await issue(lab, node_id, "red", "db")
