@@ -15,6 +15,7 @@ from cluster.cli.connection import connect, path_of
 from cluster.cli.credentials import read_value
 from cluster.cli.exposure import add_where
 from cluster.cli.output import ExitCode, print_object, print_result, print_rows, warn
+from cluster.cli.secret_versions import add_terms, add_version_verbs, terms_query
 
 _COLUMNS = (
     ("NAME", "name"),
@@ -22,6 +23,7 @@ _COLUMNS = (
     ("SIZE", "size"),
     ("USED BY", "used_by"),
     ("LABELS", "labels"),
+    ("EXPIRES", "expires_at"),
     ("UPDATED", "updated_at"),
 )
 
@@ -34,6 +36,7 @@ def add_commands(parser: Parser) -> None:
     create.add_argument("name", metavar="NAME")
     create.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
     add_labels(create)
+    add_terms(create, keep=True)
     add_connection(create)
     create.set_defaults(run=_create)
 
@@ -63,9 +66,12 @@ def add_commands(parser: Parser) -> None:
     )
     rotate.add_argument("name", metavar="NAME")
     rotate.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
+    add_terms(rotate, keep=False)
     add_waiting(rotate)
     add_connection(rotate)
     rotate.set_defaults(run=_rotate)
+
+    add_version_verbs(verbs)
 
     label = verbs.add_parser("label", help="set and remove labels")
     label.add_argument("name", metavar="NAME")
@@ -85,7 +91,8 @@ _VALUE_HELP = "The value is read from FILE, or from standard input: never from a
 
 def _create(args: Namespace) -> int:
     value = read_value(args.file)
-    query = [("name", args.name), *(("label", f"{key}={item}") for key, item in args.label)]
+    labels = [("label", f"{key}={item}") for key, item in args.label]
+    query = [("name", args.name), *labels, *terms_query(args)]
     answer = connect(args).write("POST", "/v1/secrets", query=query, value=value)
     print_result(args, answer, f"secret {args.name} created, version 1", "name")
     return ExitCode.DONE
@@ -112,7 +119,8 @@ def _rotate(args: Namespace) -> int:
 
     value = read_value(args.file)
     connection = connect(args)
-    answer = connection.write("POST", path_of("secrets", args.name, "versions"), value=value)
+    path = path_of("secrets", args.name, "versions")
+    answer = connection.write("POST", path, query=terms_query(args), value=value)
     return follow(args, connection, answer, f"version {answers.number(answer, 'version')}")
 
 

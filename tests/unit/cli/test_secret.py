@@ -88,9 +88,9 @@ def test_ls(run: Run, manager: Canned, context: Context) -> None:
     done = run("secret", "ls", "--filter", "label=team=red")
     assert (done.code, done.err) == (0, "")
     assert done.out.splitlines() == [
-        "NAME         VERSION  SIZE  USED BY     LABELS    UPDATED",
-        "db-password  2        17    web,worker  team=red  2026-01-01T00:00:00.000Z",
-        "key          -        -     -           -         -",
+        "NAME         VERSION  SIZE  USED BY     LABELS    EXPIRES  UPDATED",
+        "db-password  2        17    web,worker  team=red  -        2026-01-01T00:00:00.000Z",
+        "key          -        -     -           -         -        -",
     ]
     assert manager.only().path == "/v1/secrets?label=team%3Dred"
     assert "strongroom-request-id" not in manager.only().headers
