@@ -14,7 +14,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from cluster.api.error_map import json_response
+from cluster.api.error_map import REVISION_HEADER, json_response, tell_revision
 from cluster.api.peer import caller_of
 from cluster.control.callers import principal_of
 from cluster.control.policy import Principal
@@ -24,7 +24,6 @@ from cluster.protocol.ids import ID_SIZE, Revision, format_id, is_id
 from cluster.store.sealed_store import SealedStore
 from cluster.system import Entropy
 
-REVISION_HEADER: Final = "strongroom-revision"
 REQUEST_ID_HEADER: Final = "strongroom-request-id"
 
 _WHERE = re.compile(r" - at `\$([A-Za-z0-9_.\[\]]{0,80})`$")
@@ -45,7 +44,15 @@ class Edge:
         caught up."""
         await self.catch_up(request)
         address = request.client.host if request.client else "unknown"
-        return principal_of(caller_of(request.scope), self.store.view, address)
+        principal = principal_of(caller_of(request.scope), self.store.view, address)
+        # A refusal tells of the state it was decided from: whoever hears it must not read an older
+        # one from another manager afterwards.
+        tell_revision(request, self.revision)
+        return principal
+
+    def revision(self) -> str:
+        """Return the newest revision this manager has seen, as it goes into a header."""
+        return str(self.store.revision(self.store.view.revision))
 
     async def context(self, request: Request) -> RequestContext:
         """Return what a write needs: the principal, the request id, and a digest of what was asked.
@@ -85,7 +92,7 @@ class Edge:
 
     def answer(self, content: object, status: int = 200) -> Response:
         """Return a result with the revision it is true at."""
-        revision = str(self.store.revision(self.store.view.revision))
+        revision = self.revision()
         if isinstance(content, Mapping) and isinstance(content.get("revision"), str):
             revision = content["revision"]
         return json_response(content, status, {REVISION_HEADER: revision})

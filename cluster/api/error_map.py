@@ -4,6 +4,7 @@ FastAPI's own validation answer echoes the body, so a misspelt field would retur
 was sent: every handler here says where and what kind, never what was there.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -19,13 +20,23 @@ from cluster.protocol.errors import ClusterError, InternalFailure, InvalidReques
 log = structlog.get_logger(__name__)
 
 CLIENT_GONE: Final = 400
+REVISION_HEADER: Final = "strongroom-revision"
+_REVISION: Final = "strongroom.revision"
+"""Where a request keeps what tells the revision; absent while its caller is not known."""
 
 
-def error_response(error: ClusterError) -> Response:
+def error_response(error: ClusterError, headers: dict[str, str] | None = None) -> Response:
     """Return an error as JSON: `code`, `message`, `retryable`."""
     return json_response(
-        {"code": error.code, "message": error.message, "retryable": error.retryable}, error.status
+        {"code": error.code, "message": error.message, "retryable": error.retryable},
+        error.status,
+        headers,
     )
+
+
+def tell_revision(request: Request, revision: Callable[[], str]) -> None:
+    """Let an error that answers `request` carry the revision too."""
+    request.scope[_REVISION] = revision
 
 
 def json_response(
@@ -49,10 +60,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _cluster_error(_request: Request, error: Exception) -> Response:
+async def _cluster_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ClusterError):
         raise error
-    return error_response(error)
+    revision = request.scope.get(_REVISION)
+    return error_response(error, {REVISION_HEADER: revision()} if revision else None)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

@@ -105,14 +105,15 @@ class Client:
         """Carry an operation out and put it into the history."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode() if body else b""
         writes = method != "GET" and operation.action != "issue"
+        # It starts before it looks up what others have seen: what ends in between is concurrent.
+        started = replace(
+            operation, number=self.history.next_number(), client=self.name, start=self.now()
+        )
         headers = {}
         if operation.action != "issue" and self.newest.text:
             headers["strongroom-revision"] = self.newest.text
         if writes:
             headers["strongroom-request-id"] = format_id(self.random.randbytes(16))
-        started = replace(
-            operation, number=self.history.next_number(), client=self.name, start=self.now()
-        )
         answer, sends, manager = self._settle(method, path, content, headers, writes=writes)
         done = replace(started, sends=sends, manager=manager)
         if answer is not None:

@@ -34,6 +34,26 @@ async def test_reader_that_saw_a_write_finds_it_on_another_manager(
         assert (await other.ask("GET", f"/v1/secrets/{name}", headers=headers)).status == 200
 
 
+async def test_who_was_refused_reads_no_older_state_elsewhere(
+    lab: ApiLab, stores: StoreLab
+) -> None:
+    """A refusal tells that the name is taken; whoever heard it finds the secret everywhere."""
+    other = ApiLab(stores, await stores.open("m2", "b2"))
+    for number in range(5):
+        name = f"secret-{number}"
+        await lab.ask("POST", f"/v1/secrets?name={name}", b"value")
+        refused = await lab.ask("POST", f"/v1/secrets?name={name}", b"value")
+        assert refused.status == 409
+        headers = {"strongroom-revision": refused.revision}
+        assert (await other.ask("GET", f"/v1/secrets/{name}", headers=headers)).status == 200
+
+
+async def test_stranger_is_told_no_revision(lab: ApiLab) -> None:
+    refused = await ask(lab.api, "GET", "/v1/secrets")
+    assert refused.status == 401
+    assert "strongroom-revision" not in refused.headers
+
+
 async def test_revision_that_changed_nothing_of_ours_is_caught_up_with(
     lab: ApiLab, stores: StoreLab
 ) -> None:
