@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cluster.protocol.errors import InvalidName
 from cluster.protocol.ids import check_service_name, check_target
-from cluster.protocol.wire import FileSpec, ServiceAssignment, VersionKey
+from cluster.protocol.wire import CERTIFICATE_TARGETS, FileSpec, ServiceAssignment, VersionKey
 
 _PERMISSIONS = 0o777
 _HIGHEST_ID = 2**32 - 2
@@ -87,6 +87,8 @@ def find_fault(service: ServiceAssignment) -> str:
     except InvalidName as error:
         return error.message
     targets = [file.target for file in service.files]
+    if service.certificate and not set(targets).isdisjoint(CERTIFICATE_TARGETS):
+        return "a file has the target of the certificate's; give the reference another"
     if len(set(targets)) != len(targets):
         return "two files share a target; give each reference its own"
     if any(file.mode & ~_PERMISSIONS for file in service.files):

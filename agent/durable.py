@@ -5,12 +5,14 @@ Owns the write sequence (temporary file, fsync, rename, fsync of the directory) 
 directory. Never for a secret's value. Source: rename(2), fsync(2).
 """
 
+import fcntl
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cluster.protocol.errors import InvalidRequest
+from cluster.protocol.errors import AlreadyExists, InvalidRequest
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -37,6 +39,23 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     temporary.rename(path)
     _sync(path.parent)
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a data directory: two agents would each renew the other out.
+
+    Raises AlreadyExists while another process holds it.
+    """
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyExists(f"another agent uses {directory}; stop it first") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path) -> bytes | None:

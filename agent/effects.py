@@ -15,6 +15,8 @@ from cluster.protocol.wire import (
     FromAgent,
     RevisionPair,
     ServiceAssignment,
+    ServiceCertificate,
+    ServiceCertificateRefused,
     VersionKey,
 )
 
@@ -83,6 +85,13 @@ class StoreCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeServiceCertificate:
+    """Put a service's new certificate in place, or note that it was refused."""
+
+    message: ServiceCertificate | ServiceCertificateRefused
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSuccessor:
     """Open a second link, with the newest certificate; the present one stays meanwhile."""
 
@@ -119,6 +128,7 @@ Effect = (
     | SaveLease
     | StoreManagers
     | StoreCertificate
+    | TakeServiceCertificate
     | OpenSuccessor
     | Close
     | Reconnect

@@ -7,10 +7,8 @@ mounts stay: an agent's death never takes a service's files. Source: DESIGN 6.
 """
 
 import asyncio
-import fcntl
 import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from importlib.metadata import version
@@ -21,6 +19,7 @@ import msgspec
 import structlog
 
 from agent import durable, effects
+from agent.certificate_desk import CertificateDesk
 from agent.client import Closed, Connected, Event, Links, Received
 from agent.config import AgentConfig
 from agent.health_checks import HealthChecks
@@ -36,8 +35,13 @@ from agent.workload_socket import ControlServer, ServiceDescription, WorkloadSer
 from cluster.pki.node_envelope import NodeKeys
 from cluster.pki.renewal import renew_at
 from cluster.pki.trust_bundle import TrustBundle
-from cluster.protocol.errors import AlreadyExists, ClusterError
-from cluster.protocol.wire import Certificate, FileSpec
+from cluster.protocol.errors import ClusterError
+from cluster.protocol.wire import (
+    Certificate,
+    FileSpec,
+    ServiceCertificate,
+    ServiceCertificateRefused,
+)
 from cluster.system import Clock, Entropy
 
 if TYPE_CHECKING:
@@ -85,7 +89,7 @@ class Agent:
         """
         self._data.prepare()
         self._config.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-        with _locked(self._data.path):
+        with durable.locked(self._data.path):
             identity = self._data.fetch_identity()
             # Of this process alone: what was sealed to it cannot be opened once it is gone.
             self._envelope_keys = NodeKeys.generate(identity.id.subject)
@@ -109,6 +113,11 @@ class Agent:
                         self._table.path_of,
                         self._clock,
                         group,
+                    )
+                    self._certificates = CertificateDesk(
+                        identity.id.trust_domain,
+                        self._table,
+                        lambda: self._entropy.uniform(0.0, 1.0),
                     )
                     await self._serve(stop)
             finally:
@@ -159,6 +168,8 @@ class Agent:
         if (link := self._session.synced_link) is not None:
             for report in self._health.reports(link):
                 await self._links.send(link, report)
+            for request in self._certificates.due(now_s):
+                await self._links.send(link, request)
 
     def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
         match event:
@@ -195,6 +206,7 @@ class Agent:
                 self._follow_health(without={service.service_id for service in services})
             case effects.WipeAll(reason):
                 log.warning("agent.wipes_all", reason=reason)
+                self._certificates.follow((), self._clock.boottime_s())
                 self._table.wipe_all()
                 self._follow_health()
                 await self._open_sockets()
@@ -207,6 +219,8 @@ class Agent:
                 self._store_managers(managers, join_addresses)
             case effects.StoreCertificate(certificate):
                 self._store_certificate(certificate)
+            case effects.TakeServiceCertificate(message):
+                await self._take_service_certificate(message)
             case effects.OpenSuccessor():
                 self._links.open()
             case effects.Close(link, reason):
@@ -221,6 +235,7 @@ class Agent:
                 assert_never(effect)
 
     async def _apply(self, work: effects.Apply) -> None:
+        self._certificates.follow(work.services, self._clock.boottime_s())
         outcome = self._table.apply(work.services, work.values, self._envelope_keys)
         await self._open_sockets()
         log.info(
@@ -238,6 +253,16 @@ class Agent:
                 work.revision, outcome.results, outcome.dropped, now_s, outcome.unopened
             )
         )
+
+    async def _take_service_certificate(
+        self, message: ServiceCertificate | ServiceCertificateRefused
+    ) -> None:
+        now_s = self._clock.boottime_s()
+        renewed = self._certificates.take(message, now_s)
+        if renewed is None:
+            await self._carry_out(self._session.on_certificates(now_s))
+        else:
+            self._on_change.notify(renewed, self._table.path_of(renewed.service_id))
 
     def _follow_health(self, without: Collection[str] = ()) -> None:
         """Check what is in place, and nothing whose files were wiped."""
@@ -356,17 +381,3 @@ class Agent:
     def _report(self, error: ClusterError) -> None:
         self._last_error = f"{error.code}: {error.message}"
         log.error("agent.error", code=error.code, message=error.message)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the data directory: two agents would each renew the other out."""
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyExists(f"another agent uses {directory}; stop it first") from None
-        yield
-    finally:
-        os.close(descriptor)

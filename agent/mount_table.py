@@ -17,12 +17,15 @@ import structlog
 
 from agent import linux
 from agent.assignments import Action, Mount, Publish, Remove, plan, version_key
+from agent.certificate_files import StagedCertificates, read_certificate, wipe
+from agent.certificates import CertificateFiles
 from agent.checks import Strength
 from agent.config import AgentConfig
-from agent.mounts import File, MountKind, ServiceMount, attached_services
+from agent.mounts import MountKind, ServiceMount, attached_services
+from agent.service_set import publish_set, read_manifest
 from agent.values_at_hand import ValuesAtHand
 from cluster.pki.node_envelope import NodeKeys, SealedValue
-from cluster.protocol.errors import ClusterError, MountRefused, StorageFull
+from cluster.protocol.errors import ClusterError, MountRefused
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import FileSpec, ServiceAssignment, ServiceResult, VersionKey
 
@@ -55,6 +58,9 @@ class MountTable:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._entries: dict[str, _Entry] = {}
+        self._staged = StagedCertificates()
+        self.certificate_faults: dict[str, str] = {}
+        """Why services that wait for a first certificate do not get one, by service id."""
         self._strength = Strength.SECURE
 
     @property
@@ -87,10 +93,13 @@ class MountTable:
         error.
         """
         wanted = {service.service_id: service for service in desired}
-        made = plan(wanted.values(), self.mounted, share_uid=self._shares_uids())
+        waiting = {i for i, service in wanted.items() if self._awaits_certificate(service)}
+        made = plan(self._plannable(wanted, waiting), self.mounted, share_uid=self._shares_uids())
         errors = dict(made.refused)
+        errors |= {i: self.certificate_faults[i] for i in waiting & self.certificate_faults.keys()}
         # Before anything is removed: a value may rest in the very mount that goes.
         resting = self._read_missing(made.actions, values.keys())
+        certificates = self._certificates_at_hand(made.actions)
         dropped: list[str] = []
         changed: list[ServiceAssignment] = []
         with keys.opening() as open_value:
@@ -98,7 +107,7 @@ class MountTable:
             for action in made.actions:
                 service_id = action.service.service_id
                 try:
-                    self._carry_out(action, at_hand)
+                    self._carry_out(action, at_hand, certificates.get(service_id, {}))
                 except (ClusterError, OSError) as error:
                     errors[service_id] = reason = _short(error)
                     log.warning("mount.failed", service=action.service.name, reason=reason)
@@ -109,9 +118,14 @@ class MountTable:
                     changed.append(action.service)
         for value in resting.values():
             value.wipe()
-        touched = [*wanted, *(i for i in errors if i not in wanted)]
+        for service_id, files in certificates.items():
+            if service_id not in self._staged:
+                wipe(files)
+        # What waits and is not there yet is reported once it is there, or cannot be.
+        shown = {i: s for i, s in wanted.items() if i not in waiting or self._is_told(i, errors)}
+        touched = [*shown, *(i for i in errors if i not in wanted)]
         results = tuple(
-            self._result(service_id, wanted.get(service_id), errors) for service_id in touched
+            self._result(i, self._reported(i, wanted, waiting), errors) for i in touched
         )
         return Outcome(results, tuple(dropped), tuple(changed), at_hand.unopened)
 
@@ -128,6 +142,7 @@ class MountTable:
     def wipe_all(self) -> None:
         """Wipe and take away every mount; goes on after a failure and raises it at the end."""
         failures: list[Exception] = []
+        self._staged.clear()
         for service_id in list(self._entries):
             try:
                 self._entries.pop(service_id).mount.revoke()
@@ -135,6 +150,29 @@ class MountTable:
                 failures.append(error)
         if failures:
             raise failures[0]
+
+    def stage_certificate(self, service_id: str, files: CertificateFiles) -> None:
+        """Keep a service's new certificate until it is published."""
+        self._staged.stage(service_id, files)
+
+    def renew_certificate(self, service_id: str) -> ServiceAssignment | None:
+        """Swap the staged certificate in beside the files that are there; return the service.
+
+        None: the service has no certificate in place, so that `apply` publishes its first one.
+        Raises ClusterError or OSError if it cannot be published; the set before stands.
+        """
+        entry = self._entries.get(service_id)
+        files = self._staged.get(service_id)
+        if entry is None or files is None or not entry.service.certificate:
+            return None
+        values = {version_key(f): self.read(service_id, f) for f in entry.service.files}
+        try:
+            publish_set(entry.mount, entry.service, values, files)
+        finally:
+            for value in values.values():
+                value.wipe()
+            self._staged.settle(service_id)
+        return entry.service
 
     def sweep(self, now_s: float) -> None:
         """Drop generations superseded long enough ago; `now_s`: a steady count of seconds."""
@@ -157,25 +195,31 @@ class MountTable:
 
     # --- carrying out ---------------------------------------------------------------------------
 
-    def _carry_out(self, action: Action, at_hand: ValuesAtHand) -> None:
+    def _carry_out(
+        self, action: Action, at_hand: ValuesAtHand, certificate: CertificateFiles
+    ) -> None:
         match action:
             case Remove(service):
                 entry = self._entries[service.service_id]
                 entry.mount.revoke()
                 del self._entries[service.service_id]
+                return
             case Publish(service):
                 entry = self._entries[service.service_id]
                 with at_hand.of(service.files) as values:
-                    _publish(entry.mount, service, values)
+                    publish_set(entry.mount, service, values, certificate)
                 entry.service = service
             case Mount(service):
-                self._mount(service, at_hand)
+                self._mount(service, at_hand, certificate)
+        self._staged.settle(service.service_id)
 
-    def _mount(self, service: ServiceAssignment, at_hand: ValuesAtHand) -> None:
+    def _mount(
+        self, service: ServiceAssignment, at_hand: ValuesAtHand, certificate: CertificateFiles
+    ) -> None:
         mount = self._new_mount(service)
         try:
             with at_hand.of(service.files) as values:
-                _publish(mount, service, values)
+                publish_set(mount, service, values, certificate)
         except BaseException:
             mount.close()
             raise
@@ -197,14 +241,54 @@ class MountTable:
     def _reduce(self, entry: _Entry, service: ServiceAssignment) -> None:
         try:
             values = {version_key(f): self.read(service.service_id, f) for f in service.files}
-            _publish(entry.mount, service, values)
+            certificate = read_certificate(entry.mount.path) if service.certificate else {}
+            publish_set(entry.mount, service, values, certificate)
             entry.mount.drop_superseded()
         except (ClusterError, OSError) as error:
             # What must go goes, even at the price of what could stay.
             log.warning("mount.cleared_whole", service=service.name, reason=_short(error))
             entry.mount.clear()
-            service = msgspec.structs.replace(service, files=())
+            service = msgspec.structs.replace(service, files=(), certificate=False)
         entry.service = service
+
+    def _awaits_certificate(self, service: ServiceAssignment) -> bool:
+        """Return whether a service cannot be published yet: it never sees half of its set."""
+        entry = self._entries.get(service.service_id)
+        in_place = entry is not None and entry.service.certificate
+        return service.certificate and not in_place and service.service_id not in self._staged
+
+    def _plannable(
+        self, wanted: Mapping[str, ServiceAssignment], waiting: AbstractSet[str]
+    ) -> list[ServiceAssignment]:
+        """Return what can be brought about now; what waits keeps what it has."""
+        kept = [self._entries[i].service for i in waiting if i in self._entries]
+        return [*(s for i, s in wanted.items() if i not in waiting), *kept]
+
+    def _certificates_at_hand(self, actions: Iterable[Action]) -> dict[str, CertificateFiles]:
+        """Return the sets to publish: the staged one of a service, else what its mount holds."""
+        found: dict[str, CertificateFiles] = {}
+        for action in actions:
+            service_id = action.service.service_id
+            if isinstance(action, Remove) or not action.service.certificate:
+                continue
+            staged, entry = self._staged.get(service_id), self._entries.get(service_id)
+            if staged is not None:
+                found[service_id] = staged
+            elif entry is not None:
+                with suppress(OSError):  # then the publication is refused
+                    found[service_id] = read_certificate(entry.mount.path)
+        return found
+
+    def _is_told(self, service_id: str, errors: Mapping[str, str]) -> bool:
+        return service_id in self._entries or service_id in errors
+
+    def _reported(
+        self, service_id: str, wanted: Mapping[str, ServiceAssignment], waiting: AbstractSet[str]
+    ) -> ServiceAssignment | None:
+        """Return the assignment a result reports on: of what waits, the one still in place."""
+        if service_id in waiting and service_id in self._entries:
+            return self._entries[service_id].service
+        return wanted.get(service_id)
 
     def _read_missing(
         self, actions: Iterable[Action], sent: AbstractSet[VersionKey]
@@ -250,7 +334,7 @@ class MountTable:
         given = self._config.mounts is MountKind.GIVEN
         mount = ServiceMount.given(root / name, name) if given else ServiceMount.adopt(root, name)
         self._strength = max(self._strength, mount.proof.strength, key=_STRENGTHS.index)
-        service = _decode(mount.manifest())
+        service = read_manifest(mount)
         if service is not None and service.name == name and service.service_id not in self._entries:
             self._entries[service.service_id] = _Entry(service, mount)
             return
@@ -273,31 +357,6 @@ def _probe_kernel() -> Strength:
         # No noswap here: `agent.mounts` refuses if there is swap, and calls it weak otherwise.
         return Strength.WEAK
     return Strength.SECURE
-
-
-def _publish(
-    mount: ServiceMount, service: ServiceAssignment, values: Mapping[VersionKey, SecretBytes]
-) -> None:
-    files = [
-        File(file.target, values[version_key(file)], file.uid, file.gid, file.mode)
-        for file in service.files
-    ]
-    manifest = msgspec.msgpack.encode(service)
-    try:
-        mount.publish(files, manifest)
-    except StorageFull:
-        # Superseded generations wait for slow readers only while there is room for the new one.
-        mount.drop_superseded()
-        mount.publish(files, manifest)
-
-
-def _decode(manifest: bytes | None) -> ServiceAssignment | None:
-    if not manifest:
-        return None
-    try:
-        return msgspec.msgpack.decode(manifest, type=ServiceAssignment)
-    except msgspec.MsgspecError:
-        return None
 
 
 def _short(error: Exception) -> str:

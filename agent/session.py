@@ -176,6 +176,10 @@ class Session:
         self._links.renewal.asked_until_s = now_s + ANSWER_LIMIT_S
         return [effects.Send(link.number, wire.SigningRequest(csr))]
 
+    def on_certificates(self, now_s: float) -> _Todo:
+        """Go on with what waited for a service's first certificate."""
+        return self._apply_again(now_s)
+
     # --- messages -------------------------------------------------------------------------------
 
     def _welcome(self, link: Link, message: wire.Welcome, now_s: float) -> _Todo:
@@ -238,6 +242,14 @@ class Session:
             return []
         self._links.renewal = Renewal(successor_at_s=now_s + ANSWER_LIMIT_S)
         return [effects.StoreCertificate(message), effects.OpenSuccessor()]
+
+    def _service_certificate(
+        self,
+        _link: Link,
+        message: wire.ServiceCertificate | wire.ServiceCertificateRefused,
+        _now_s: float,
+    ) -> _Todo:
+        return [effects.TakeServiceCertificate(message)]
 
     def _wipe(self, link: Link, message: wire.Wipe, now_s: float) -> _Todo:
         revision = self._holdings.highest or RevisionPair(0, "", 0)
@@ -348,6 +360,8 @@ class Session:
         wire.Snapshot: _snapshot,
         wire.Lease: _grant,
         wire.Certificate: _certificate,
+        wire.ServiceCertificate: _service_certificate,
+        wire.ServiceCertificateRefused: _service_certificate,
     }
     _HANDLERS: ClassVar[Mapping[Phase, _Table]] = {
         Phase.OPENING: {**_ALWAYS, wire.Welcome: _welcome},

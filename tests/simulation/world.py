@@ -149,7 +149,11 @@ class World:
                 self._dial_at.append(self.now_s + delay_s)
             case effects.Report(error):
                 self.reports.append(error.code)
-            case effects.StoreCertificate() | effects.StoreManagers():
+            case (
+                effects.StoreCertificate()
+                | effects.StoreManagers()
+                | effects.TakeServiceCertificate()
+            ):
                 pass
 
     def _apply(self, work: effects.Apply) -> None:
