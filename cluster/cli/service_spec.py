@@ -15,16 +15,22 @@ _REFERENCE_FIELDS: Final = ("source", "target", "uid", "gid", "mode", "version",
 
 
 def reference(text: str) -> Answer:
-    """Return the reference in `NAME` or `source=NAME,target=FILE,uid=,gid=,mode=,version=`."""
+    """Return the reference in `NAME` or `source=NAME,target=FILE,uid=,gid=,mode=,version=`.
+
+    A bare `previous` asks for the version before as well.
+    """
     if "=" not in text and "," not in text:
         return {"source": text}
     fields: Answer = {}
     for part in text.split(","):
+        if part == "previous" and part not in fields:
+            fields[part] = True
+            continue
         key, equals, value = part.partition("=")
         if key not in _REFERENCE_FIELDS or not equals or not value or key in fields:
             raise ArgumentTypeError(
                 f"reads NAME, or source=NAME with any of {', '.join(_REFERENCE_FIELDS[1:])}, "
-                "each once"
+                "previous, each once"
             )
         fields[key] = user_id(value) if key in {"uid", "gid"} else value
     if "source" not in fields:
@@ -40,7 +46,7 @@ def add_spec_flags(parser: Parser) -> None:
         action="append",
         metavar="SECRET",
         help="a secret's name, or source=NAME,target=FILE,uid=N,gid=N,mode=0440,"
-        "version=primary|N,on-lease-loss=keep|wipe; repeatable",
+        "version=primary|N,on-lease-loss=keep|wipe,previous; repeatable",
     )
     parser.add_argument(
         "--constraint",

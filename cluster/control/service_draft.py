@@ -35,6 +35,7 @@ SIGNALS: Final = frozenset({"HUP", "USR1", "USR2", "INT", "QUIT", "TERM", "WINCH
 _OCTAL = re.compile(r"0?[0-7]{3}")
 _OTHERS_WRITE: Final = 0o002
 _MAX_MODE: Final = 0o777
+_ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
 
 
 class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,6 +51,8 @@ class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | str = "primary"
     """"primary", which follows rotations, or a version's number."""
     on_lease_loss: LeaseLoss = LeaseLoss.KEEP
+    previous: bool = False
+    """Whether `TARGET.previous` holds the version before, while it is still active."""
 
 
 class OnChangeDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,7 +117,7 @@ def check_usable(reference: SecretReference, secret: SecretRecord | None) -> Sec
             f"there is no secret {reference.source!r} you may use; see `strongroom secret ls`"
         )
     if reference.version is not None and not any(
-        version.number == reference.version and version.state is not VersionState.RETIRED
+        version.number == reference.version and version.state in _ISSUED
         for version in secret.versions
     ):
         raise InvalidReference(
@@ -139,9 +142,21 @@ def _reference(draft: ReferenceDraft, find_secret: FindSecret) -> SecretReferenc
         mode=_mode(draft.mode),
         version=_version(draft.version),
         on_lease_loss=draft.on_lease_loss,
+        previous=draft.previous,
     )
+    if reference.previous:
+        _check_previous(reference)
     check_usable(reference, secret)
     return reference
+
+
+def _check_previous(reference: SecretReference) -> None:
+    if reference.version is not None:
+        raise InvalidReference(
+            f"the reference to {reference.source!r} pins a version, which has none before it; "
+            "`previous` goes with the primary"
+        )
+    _target(reference.targets[-1])
 
 
 def _target(text: str) -> str:
@@ -174,16 +189,14 @@ def _version(version: int | str) -> VersionNumber | None:
 
 def _check_targets(references: tuple[SecretReference, ...], *, reserved: Sequence[str]) -> None:
     seen: set[str] = set()
-    for reference in references:
-        if reference.target in reserved:
+    for target in (target for reference in references for target in reference.targets):
+        if target in reserved:
             raise InvalidReference(
-                f"the target {reference.target!r} is the certificate's; give the secret another"
+                f"the target {target!r} is the certificate's; give the secret another"
             )
-        if reference.target in seen:
-            raise InvalidReference(
-                f"two references share the target {reference.target!r}; give each its own"
-            )
-        seen.add(reference.target)
+        if target in seen:
+            raise InvalidReference(f"two references share the target {target!r}; give each its own")
+        seen.add(target)
 
 
 def _on_change(draft: OnChangeDraft | None) -> OnChange | None:

@@ -26,7 +26,7 @@ class OnChange(msgspec.Struct, frozen=True):
 
 
 class SecretReference(msgspec.Struct, frozen=True):
-    """A service's claim on a secret. It yields a set of files (today: one)."""
+    """A service's claim on a secret. It yields a set of files: one, or two with `previous`."""
 
     secret_id: SecretId
     source: str
@@ -42,6 +42,11 @@ class SecretReference(msgspec.Struct, frozen=True):
     """How long a file that is wiped may outlive the last lease; None: the node's lease."""
     previous: bool = False
     """Whether `TARGET.previous` holds the version before, while it is still active."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The files it may yield: the target, then the one of the version before."""
+        return (self.target, f"{self.target}.previous") if self.previous else (self.target,)
 
 
 class FailureAction(StrEnum):
