@@ -46,8 +46,9 @@ class Edge:
         address = request.client.host if request.client else "unknown"
         principal = principal_of(caller_of(request.scope), self.store.view, address)
         # A refusal tells of the state it was decided from: whoever hears it must not read an older
-        # one from another manager afterwards.
-        tell_revision(request, self.revision)
+        # one from another manager afterwards. A stranger is told nothing of the store's pace.
+        if principal.identity is not None:
+            tell_revision(request, self.revision)
         return principal
 
     def revision(self) -> str:

@@ -50,7 +50,7 @@ async def test_who_was_refused_reads_no_older_state_elsewhere(
 
 async def test_stranger_is_told_no_revision(lab: ApiLab) -> None:
     refused = await ask(lab.api, "GET", "/v1/secrets")
-    assert refused.status == 401
+    assert refused.status == 403
     assert "strongroom-revision" not in refused.headers
 
 
