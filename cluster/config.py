@@ -63,6 +63,10 @@ class Config:
     """The etcd binary; by default the one on PATH."""
     unlock_key_file: Path | None = None
     """A provider file that unlocks by itself: convenient, weak, and named so by `status`."""
+    hook_directory: Path | None = None
+    """Programs and addresses that change a credential at a third party; None: no hooks."""
+    hook_timeout_s: float = 30.0
+    """How long one call of a hook may take, in seconds."""
     log_format: str = "json"
     """"json" or "text"."""
 
@@ -98,7 +102,8 @@ class Config:
 
 
 _PORTS: Final = {"api_listen": 7443, "join_listen": 7444, "peer_listen": 7445}
-_PATHS: Final = frozenset({"data_dir", "run_dir", "etcd", "unlock_key_file"})
+_PATHS: Final = frozenset({"data_dir", "run_dir", "etcd", "unlock_key_file", "hook_directory"})
+_LONGEST_HOOK_S: Final = 600
 _NAMES: Final = frozenset(field.name for field in fields(Config))
 
 
@@ -154,11 +159,20 @@ def _host(text: str) -> str:
         return text
 
 
+def _hook_timeout(text: str) -> float:
+    """Return whole seconds."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _LONGEST_HOOK_S):
+        raise InvalidRequest(f"hook_timeout_s takes 1 to {_LONGEST_HOOK_S} seconds, a whole number")
+    return float(text)
+
+
 def _parsed(key: str, value: str) -> object:
     if key in _PORTS:
         return Address.parse(value, _PORTS[key])
     if key in _PATHS:
         return Path(value)
+    if key == "hook_timeout_s":
+        return _hook_timeout(value)
     if key == "name":
         return check_name(value)
     if key == "advertise":

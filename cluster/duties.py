@@ -8,6 +8,7 @@ disappearance is how the others learn that a manager died.
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,14 +17,18 @@ import structlog
 from cluster.control.audit_duty import AuditDuty
 from cluster.control.placement_duty import PlacementDuty
 from cluster.control.policy import Principal
+from cluster.control.rotation_duty import RotationDuty
 from cluster.dispatcher.presence import mark_down
 from cluster.engine.seam import Compare, Engine, Leadership
+from cluster.hook.contract import Hooks
+from cluster.hook.directory import HookDirectory
 from cluster.protocol.errors import ClusterError, IntegrityError
 from cluster.protocol.ids import ManagerId, NodeId
 from cluster.store.audit_trim import AuditTrim
 from cluster.store.records import NodeState
 from cluster.store.sealed_store import SealedStore
-from cluster.system import Clock
+from cluster.store.steps import Write
+from cluster.system import Clock, Entropy, SystemEntropy
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +52,8 @@ class Duties:
     manager_id: ManagerId
     trim: AuditTrim | None = None
     """Trims the audit; None where no directory takes the exports."""
+    hooks: Hooks = field(default_factory=HookDirectory)
+    entropy: Entropy = field(default_factory=SystemEntropy)
     _alive: frozenset[ManagerId] = frozenset()
     _orphaned_since: dict[NodeId, float] = field(default_factory=dict)
 
@@ -88,15 +95,16 @@ class Duties:
         self._orphaned_since.clear()
         self._alive = await self._managers_alive()
         guard = leadership.guard
+        guarded = _guarded_by(guard)
         placement = PlacementDuty(
-            self.store,
-            self.clock,
-            self.principal,
-            lambda write: replace(write, guards=(*write.guards, guard)),
-            lambda: self._alive,
+            self.store, self.clock, self.principal, guarded, lambda: self._alive
+        )
+        rotation = RotationDuty(
+            self.store, self.clock, self.entropy, self.principal, guarded, self.hooks
         )
         tasks = (
             asyncio.create_task(placement.run(), name="placement"),
+            asyncio.create_task(rotation.run(), name="rotation"),
             asyncio.create_task(self._watch_orphans(guard), name="orphans"),
             asyncio.create_task(leadership.lost(), name="duty"),
             *self._audit_tasks(guard),
@@ -146,3 +154,7 @@ class Duties:
             for name in holders
             if name.startswith(ALIVE_PREFIX)
         ) | {self.manager_id}
+
+
+def _guarded_by(guard: Compare) -> Callable[[Write], Write]:
+    return lambda write: replace(write, guards=(*write.guards, guard))

@@ -35,6 +35,7 @@ from cluster.control.issuing import trust_bundle
 from cluster.control.policy import Role
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
+from cluster.hook.directory import HookDirectory
 from cluster.manager_certificate import ManagerCertificate
 from cluster.membership import ManagerAdmission, NoAdmission
 from cluster.pki.tls import LiveContext
@@ -99,7 +100,7 @@ class UnlockedManager:
         contents = self.contents
         self.cases = UseCases.build(
             self.store, contents.trust_domain, contents.manager_id, self.clock, self.entropy,
-            admits_managers=self.started.member is not None,
+            admits_managers=self.started.member is not None, hooks=self._hooks(),
         )  # fmt: skip
         self.status = ClusterStatus(
             self.config, self.store, self.started, self.cases.requests, self.cases.presence
@@ -126,8 +127,9 @@ class UnlockedManager:
             self.store, self.clock, self.entropy, self.config.data_dir / "audit", cases.manager_id
         )
         duties = Duties(
-            self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim
-        )
+            self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim,
+            self._hooks(), self.entropy,
+        )  # fmt: skip
         api = self._listener(
             self._limited(self._api(), API_RATE, API_CONCURRENCY, _body_limit),
             registry,
@@ -150,6 +152,9 @@ class UnlockedManager:
             while not (api.started and join.started):  # noqa: ASYNC110  # uvicorn tells by a flag
                 await asyncio.sleep(START_LOOK_S)
             on_serving()
+
+    def _hooks(self) -> HookDirectory:
+        return HookDirectory(self.config.hook_directory, self.config.hook_timeout_s)
 
     async def _be_active(self) -> None:
         """Note that this manager is in, where whoever admitted it crashed before noting it."""

@@ -16,6 +16,7 @@ from cluster.control.policy import Principal, Role
 from cluster.control.refusals import Refusals
 from cluster.control.requests import Requests
 from cluster.control.rollout_status import RolloutStatus
+from cluster.control.scheduled import Scheduled
 from cluster.control.secret_versions import SecretVersions
 from cluster.control.secrets import Secrets
 from cluster.control.service_certificates import ServiceCertificates
@@ -25,6 +26,8 @@ from cluster.dispatcher.issue import Issue
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sessions import SessionParts
+from cluster.hook.contract import Hooks
+from cluster.hook.directory import HookDirectory
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import ManagerId
 from cluster.store.sealed_store import SealedStore
@@ -48,6 +51,7 @@ class UseCases:
     nodes: Nodes
     exposure: Exposure
     evictions: Evictions
+    scheduled: Scheduled
     tokens: Tokens
     operators: Operators
     keys: Keys
@@ -67,6 +71,7 @@ class UseCases:
         entropy: Entropy,
         *,
         admits_managers: bool,
+        hooks: Hooks | None = None,
     ) -> Self:
         """Return the use cases on a store that is open; `admits_managers`: of several managers."""
         own_id = ManagerId(manager_id)
@@ -74,6 +79,7 @@ class UseCases:
         refusals = Refusals(clock)
         requests = Requests(store, clock, refusals)
         nodes = Nodes(requests)
+        scheduled = Scheduled(requests, entropy, hooks or HookDirectory())
         issuer = Issuer(clock, entropy)
         enrolment = Enrolment(requests, entropy, issuer)
         receipts = Receipts(store, clock, own_id)
@@ -90,7 +96,8 @@ class UseCases:
             rollouts=RolloutStatus(requests),
             nodes=nodes,
             exposure=Exposure(requests),
-            evictions=Evictions(requests, nodes),
+            evictions=Evictions(requests, nodes, scheduled),
+            scheduled=scheduled,
             tokens=Tokens(requests, entropy, admits_managers=admits_managers),
             operators=Operators(requests, entropy, issuer),
             keys=Keys(requests, entropy),

@@ -26,6 +26,8 @@ _SETTINGS = (
     ("peer-listen", "HOST:PORT", "other managers' engines (default: 0.0.0.0:7445)"),
     ("etcd", "PATH", "the etcd program (default: the one on PATH)"),
     ("unlock-key-file", "FILE", "unlock by itself from this file: convenient and weak"),
+    ("hook-directory", "DIR", "hooks for scheduled rotation (default: none)"),
+    ("hook-timeout-s", "SECONDS", "how long one call of a hook may take (default: 30)"),
     ("log-format", "FORMAT", "json or text"),
 )
 

@@ -13,6 +13,7 @@ import structlog
 
 from cluster.control.expiry import expiring, next_warning
 from cluster.control.policy import Action
+from cluster.control.rotation_records import needed_by_rotations
 from cluster.control.versions import Settled, last_left, needed_by_specs, next_due, settled
 from cluster.protocol.ids import SecretId, VersionNumber
 from cluster.store.records import Kind, RolloutKind, SecretRecord
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 LOOK_AGAIN_S: Final = 60.0
 SECRETS_PER_WRITE: Final = 10
 STEPS_PER_WRITE: Final = 100
-_CONCERNED: Final = frozenset({Kind.SECRET, Kind.SERVICE, Kind.ROLLOUT})
+_CONCERNED: Final = frozenset({Kind.SECRET, Kind.SERVICE, Kind.ROLLOUT, Kind.ROTATION})
 
 Commit = Callable[[Sequence[Step], Action, str], Awaitable[None]]
 """Writes steps under the duty's guard, with what the audit says of them."""
@@ -87,7 +88,8 @@ def needed_versions(view: View, secret: SecretRecord) -> frozenset[int]:
     """Return the numbers that may be neither retired nor destroyed now."""
     secret_id = SecretId(secret.id)
     services = [stored.record for stored in view.services_referring_to(secret_id)]
-    return needed_by_specs(secret, services) | needed_by_rollouts(view, secret_id)
+    needed = needed_by_specs(secret, services) | needed_by_rollouts(view, secret_id)
+    return needed | needed_by_rotations(view, secret_id)
 
 
 def needed_by_rollouts(view: View, secret_id: SecretId) -> frozenset[int]:

@@ -21,7 +21,6 @@ import msgspec
 from cluster.hook.contract import HookAction
 from cluster.protocol.ids import VersionNumber
 from cluster.store.records import (
-    RolloutRecord,
     RotationRecord,
     RotationStep,
     SecretRecord,
@@ -44,8 +43,6 @@ class Facts:
     """What a step is decided from."""
 
     secret: SecretRecord | None
-    rollout: RolloutRecord | None
-    """The one that brings the new version out."""
     moving: bool
     """Whether any rollout of the secret is unfinished."""
     reached: bool

@@ -14,6 +14,7 @@ from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.retirement import value_removals
+from cluster.control.rotation_records import open_rotation, rotation_removals
 from cluster.control.secret_shown import secret_shown
 from cluster.control.version_terms import (
     NO_TERMS,
@@ -163,6 +164,7 @@ class Secrets:
             secret_id = SecretId(stored.record.id)
             numbers = [version.number for version in stored.record.versions]
             steps: list[Step] = [Remove(stored), *value_removals(view, secret_id, numbers)]
+            steps += rotation_removals(view, secret_id)
             claim = view.names.get(name_id(Kind.SECRET, name))
             if claim is not None:
                 steps.append(Remove(claim))
@@ -247,6 +249,8 @@ def _check_unused(view: View, secret: SecretRecord) -> None:
     secret_id = SecretId(secret.id)
     users = [_use(service.record, secret_id) for service in view.services_referring_to(secret_id)]
     users += _orphan_tasks(view, secret_id)
+    if open_rotation(view, secret_id) is not None:
+        users.append(f"its own rotation (`strongroom secret rotate {secret.name} --give-up`)")
     if users:
         raise SecretInUse(
             f"secret {secret.name!r} is in use by {', '.join(users)}; update or remove these first"
