@@ -4,14 +4,16 @@ unhealthy or weak with its reason.
 Reads and judges; changes nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cluster.config import Config
 from cluster.control.delivered import must_rotate
+from cluster.control.expiry import expiring as expiring_of
+from cluster.control.expiry import expiring_shown, findings
 from cluster.control.moments import moment
-from cluster.control.policy import Action, Principal, Resource
+from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Requests
 from cluster.dispatcher.presence import Presence
 from cluster.duties import ALIVE_PREFIX
@@ -39,10 +41,16 @@ class ClusterStatus:
     async def read(self, principal: Principal) -> dict[str, JSON]:
         """Return the whole status, for an operator."""
         self.requests.check(principal, Action.STATUS_READ, Resource("cluster"))
-        return await self.summary()
+        view = self.store.view
+        in_sight = (s.record for s in view.secrets.values() if in_reach(principal, s.record.labels))
+        expiring = expiring_shown(expiring_of(in_sight, self.requests.clock.now().timestamp()))
+        return {**await self.summary(expiring), "expiring": expiring}
 
-    async def summary(self) -> dict[str, JSON]:
-        """Return the whole status; the caller has been authorised (or is local root)."""
+    async def summary(self, expiring: Sequence[dict[str, JSON]] = ()) -> dict[str, JSON]:
+        """Return the whole status; the caller has been authorised (or is local root).
+
+        `expiring`: the versions that its findings name, all of them in the caller's reach.
+        """
         engine = await self.started.engine.status()
         alive = await self._alive()
         managers = [self._manager(record, engine, alive) for record in self._records()]
@@ -67,7 +75,7 @@ class ClusterStatus:
             "secrets": len(self.store.view.secrets),
             "services": len(self.store.view.services),
             "sessions_here": self.presence.connected(),
-            "findings": list(self._findings(engine, alive, nodes)),
+            "findings": [*self._findings(engine, alive, nodes), *findings(expiring)],
         }
 
     async def managers(self, principal: Principal) -> list[dict[str, JSON]]:

@@ -3,7 +3,7 @@
 A warning only: what has expired is issued on, because the file on a node is better stale than gone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,8 @@ from cluster.control.requests import JSON
 from cluster.store.records import SecretRecord, SecretVersion, VersionState
 
 WARNING_S: Final = 7 * 86_400.0
+NAMED: Final = 20
+"""How many versions `status` names."""
 _ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
 
 
@@ -46,12 +48,31 @@ def next_warning(secrets: Iterable[SecretRecord], now_s: float) -> float | None:
     return min(moments, default=None)
 
 
-def finding(one: Expiring) -> dict[str, JSON]:
-    """Return what `status` says of it."""
-    name, number = one.secret.name, one.version.number
-    word = "expired" if one.expired else "expires"
-    return {
-        "level": "unhealthy" if one.expired else "weak",
-        "why": f"version {number} of secret {name} {word} at {moment(one.expires_at)}; "
-        f"run `strongroom secret rotate {name}`",
-    }
+def expiring_shown(found: Iterable[Expiring]) -> list[dict[str, JSON]]:
+    """Return what an operator sees of versions that expire: what expires first comes first."""
+    return [
+        {
+            "secret": one.secret.name,
+            "version": one.version.number,
+            "expires_at": moment(one.expires_at),
+            "expired": one.expired,
+        }
+        for one in sorted(found, key=lambda one: (one.expires_at, one.secret.name))
+    ]
+
+
+def findings(shown: Sequence[Mapping[str, JSON]]) -> Iterator[dict[str, JSON]]:
+    """Yield what `status` says of the versions shown."""
+    for one in shown[:NAMED]:
+        word = "expired" if one["expired"] else "expires"
+        yield {
+            "level": "unhealthy" if one["expired"] else "weak",
+            "why": f"version {one['version']} of secret {one['secret']} {word} at "
+            f"{one['expires_at']}; run `strongroom secret rotate {one['secret']}`",
+        }
+    if len(shown) > NAMED:
+        yield {
+            "level": "weak",
+            "why": f"{len(shown) - NAMED} more versions expire within a week or have expired; "
+            "see `strongroom secret ls`",
+        }
