@@ -86,9 +86,6 @@ class _KeyPair:
     private: _PrivateKey
     public: bytes
 
-    def __repr__(self) -> str:
-        return "_KeyPair(<redacted>)"
-
 
 class NodeKeys:
     """The key pairs of one agent process; they live in its memory alone."""
