@@ -22,6 +22,7 @@ from cluster.api import (
     routes_exposure,
     routes_join,
     routes_managers,
+    routes_rotations,
     routes_secrets,
     routes_services,
     routes_versions,
@@ -172,6 +173,7 @@ class UnlockedManager:
         for router in (
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
+            routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
             routes_services.routes(cases.edge, cases.services, cases.rollouts),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status

@@ -6,6 +6,7 @@ docs/explanation/scheduled-rotation.md.
 """
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -24,9 +25,10 @@ from cluster.control.rotation_steps import given_up
 from cluster.control.secrets import get_secret, secret_resource
 from cluster.hook.contract import Hooks
 from cluster.protocol.errors import Conflict, HookFailed, InvalidRequest, NotFound
-from cluster.protocol.ids import ID_SIZE, SecretId, format_id
+from cluster.protocol.ids import ID_SIZE, SecretId, check_name, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
+    Kind,
     RotationRecord,
     RotationSchedule,
     RotationStep,
@@ -67,8 +69,13 @@ class Scheduled:
         self._entropy = entropy
         self._hooks = hooks
 
-    async def make(self, draft: RotationDraft) -> SecretBytes:
-        """Return a new value. Raises InvalidRequest."""
+    async def make(
+        self, principal: Principal, name: str, labels: Mapping[str, str], draft: RotationDraft
+    ) -> SecretBytes:
+        """Return a value for a new secret. Raises PermissionDenied, InvalidRequest."""
+        # Before the work: whoever may not create a secret must not cost a processor's time.
+        resource = Resource(Kind.SECRET.value, check_name(name), labels)
+        self._requests.check(principal, Action.SECRET_CREATE, resource)
         made = recipe(draft.generator, draft.length)
         # Not in the event loop: an RSA key takes its time.
         return await asyncio.to_thread(made.make, self._entropy)

@@ -15,6 +15,7 @@ from cluster.api import (
     routes_cluster,
     routes_exposure,
     routes_join,
+    routes_rotations,
     routes_secrets,
     routes_services,
     routes_versions,
@@ -131,6 +132,7 @@ class ApiLab:
         self.api = self._limited(
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
+            routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
             routes_services.routes(cases.edge, cases.services, cases.rollouts),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, NoStatus()
