@@ -82,6 +82,7 @@ async def test_without_rotate_it_is_an_eviction_and_marks_nothing(lab: DispatchL
     assert secret(lab, "db").primary.exposed_at is None
 
 
+@pytest.mark.threat("T-34")
 async def test_what_the_node_held_is_marked_and_nothing_else(lab: DispatchLab) -> None:
     await holder(lab, "db", "key")
     await lab.secret("other")

@@ -175,6 +175,7 @@ async def test_receipts_of_versions_on_record_are_kept_for_ever(lab: DispatchLab
     assert len(lab.view.receipts) == 1
 
 
+@pytest.mark.threat("T-34")
 async def test_a_wipe_that_was_reported_is_recorded(lab: DispatchLab) -> None:
     node_id = await lab.running("db", "key")
     await deliver(lab, node_id)
