@@ -180,7 +180,7 @@ class Scheduled:
         self._requests.check(principal, Action.HOOK_LIST, Resource("hook"))
         return [
             {"name": name, "kind": kind, "problem": problem}
-            for name, kind, problem in self._hooks.list()
+            for name, kind, problem in self._hooks.listed()
         ]
 
     def _schedule(self, name: str) -> RotationSchedule | None:

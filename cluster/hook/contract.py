@@ -78,7 +78,7 @@ class Hooks(Protocol):
         """Raise HookFailed, saying why, unless there is a usable hook of this name."""
         ...
 
-    def list(self) -> Sequence[tuple[str, str, str]]:
+    def listed(self) -> Sequence[tuple[str, str, str]]:
         """Return name, kind and what is wrong (or "") of each."""
         ...
 

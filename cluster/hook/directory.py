@@ -55,7 +55,7 @@ class HookDirectory:
         else:
             await post(read_endpoint(found.path), call, self.timeout_s)
 
-    def list(self) -> list[tuple[str, str, str]]:
+    def listed(self) -> list[tuple[str, str, str]]:
         """Return name, kind and what is wrong (or "") of everything in the directory."""
         if self.path is None:
             return []
