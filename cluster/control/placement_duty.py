@@ -113,6 +113,7 @@ class PlacementDuty:
     def look_again(self) -> None:
         """Make the next round look at everything, whatever changed."""
         self._place_due = self._judge_due = True
+        self._retirement.look_again()
         self._changed.set()
 
     async def _try_round(self) -> None:

@@ -49,6 +49,10 @@ class Retirement:
         """Take in which kinds of records changed."""
         self._due |= not _CONCERNED.isdisjoint(kinds)
 
+    def look_again(self) -> None:
+        """Make the next round look at everything, whatever changed."""
+        self._due = True
+
     def next_look_s(self) -> float:
         """Return in how many seconds something is due, as far as is known now."""
         return max(0.0, min(self._look_at_s - self._now_s(), LOOK_AGAIN_S))

@@ -19,6 +19,7 @@ from cluster.control.placement_duty import PlacementDuty
 from cluster.control.policy import Principal, Role
 from cluster.control.refusals import Refusals
 from cluster.control.requests import RequestContext, Requests
+from cluster.control.secret_versions import SecretVersions
 from cluster.control.secrets import Secrets
 from cluster.control.service_draft import ReferenceDraft, ServiceDraft
 from cluster.control.services import Services
@@ -77,6 +78,7 @@ class ControlLab:
         self.requests = Requests(store, self.clock, self.refusals)
         self.issuer = Issuer(self.clock, self.entropy)
         self.secrets = Secrets(self.requests, self.entropy)
+        self.versions = SecretVersions(self.requests, self.entropy)
         self.services = Services(self.requests, self.entropy)
         self.nodes = Nodes(self.requests)
         self.exposure = Exposure(self.requests)
