@@ -8,6 +8,7 @@ on that.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from agent.lease import Grant
 from cluster.pki.node_envelope import SealedValue
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.wire import (
@@ -41,8 +42,8 @@ class Apply:
 
 @dataclass(frozen=True, slots=True)
 class WipeLapsed:
-    """The lease ran out: publish each service with these files only and drop every older
-    generation at once.
+    """Leases ran out: publish each service with these files only and drop every older generation
+    at once.
     """
 
     services: tuple[ServiceAssignment, ...]
@@ -64,9 +65,9 @@ class SaveHighest:
 
 @dataclass(frozen=True, slots=True)
 class SaveLease:
-    """Remember until when the lease runs (CLOCK_BOOTTIME seconds), for this boot."""
+    """Remember the grant in force (CLOCK_BOOTTIME seconds), for this boot."""
 
-    deadline_s: float
+    granted: Grant
 
 
 @dataclass(frozen=True, slots=True)

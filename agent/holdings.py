@@ -7,7 +7,8 @@ open a value or do any IO. Source:
 DESIGN 6; `agent.session` has the theory of operation.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
 
 import msgspec
@@ -23,6 +24,9 @@ from cluster.protocol.wire import (
     ServiceResult,
     VersionKey,
 )
+
+Covers = Callable[[FileSpec], bool]
+"""Whether a file may be there now."""
 
 
 class Verdict(Enum):
@@ -69,9 +73,9 @@ class Holdings:
         keys = set(self._values).union(*self._mounted.values())
         return tuple(sorted(keys, key=lambda key: (key.secret_id, key.version)))
 
-    def lacks(self, services: Iterable[ServiceAssignment], *, lapsed: bool) -> bool:
+    def lacks(self, services: Iterable[ServiceAssignment], covers: Covers) -> bool:
         """Return whether a value is missing to publish `services`."""
-        return not version_keys(under_lease(services, lapsed=lapsed)) <= set(self.held())
+        return not version_keys(under_lease(services, covers)) <= set(self.held())
 
     def accept(self, revision: RevisionPair, desired: Mapping[str, ServiceAssignment]) -> bool:
         """Make a judged manifest the one in force; return whether it raised `highest`."""
@@ -80,11 +84,9 @@ class Holdings:
         self._drop_values(keep=version_keys(desired.values()))
         return raised
 
-    def work(self, revision: RevisionPair, *, lapsed: bool) -> Apply:
-        """Return the work of making the mounts match, without the files a lapsed lease does not
-        cover.
-        """
-        services = under_lease(self.desired.values(), lapsed=lapsed)
+    def work(self, revision: RevisionPair, covers: Covers) -> Apply:
+        """Return the work of making the mounts match, without the files no lease covers."""
+        services = under_lease(self.desired.values(), covers)
         return Apply(revision, services, dict(self._values))
 
     def settle(self, results: Iterable[ServiceResult]) -> None:
@@ -93,21 +95,32 @@ class Holdings:
         mounted = frozenset[VersionKey]().union(*self._mounted.values())
         self._drop_values(keep=version_keys(self.desired.values()) - mounted)
 
-    def lapse(self) -> tuple[ServiceAssignment, ...]:
-        """Forget what the lost lease covered; return the services to wipe, each with the files it
+    def uncovered(self, covers: Covers) -> frozenset[tuple[str, str]]:
+        """Return the files that no lease covers, by service id and target."""
+        return frozenset(
+            (service.service_id, file.target)
+            for service in self.desired.values()
+            for file in service.files
+            if not covers(file)
+        )
+
+    def lapse(self, covers: Covers) -> tuple[ServiceAssignment, ...]:
+        """Forget what no lease covers; return the services it takes files from, each with what it
         keeps.
         """
-        lapsed = [service for service in self.desired.values() if _leased(service)]
-        kept = under_lease(lapsed, lapsed=True)
+        lapsed = [s for s in self.desired.values() if not all(map(covers, s.files))]
+        kept = under_lease(lapsed, covers)
         for service in kept:
             mounted = self._mounted.pop(service.service_id, frozenset())
             self._mounted[service.service_id] = mounted & version_keys((service,))
-        self._drop_values(keep=version_keys(under_lease(self.desired.values(), lapsed=True)))
+        self._drop_values(keep=version_keys(under_lease(self.desired.values(), covers)))
         return kept
 
-    def has_leased(self) -> bool:
-        """Return whether any file is wiped when the lease is lost."""
-        return any(_leased(service) for service in self.desired.values())
+    def shortest_lease_s(self) -> float:
+        """Return the shortest lease that a file has of its own; infinity without any."""
+        files = (file for service in self.desired.values() for file in service.files)
+        leases = (f.lease_s for f in files if f.wipe_on_lease_loss and f.lease_s is not None)
+        return min(leases, default=math.inf)
 
     def clear(self) -> None:
         """Forget everything but the highest revision."""
@@ -124,20 +137,10 @@ def version_keys(services: Iterable[ServiceAssignment]) -> frozenset[VersionKey]
 
 
 def under_lease(
-    services: Iterable[ServiceAssignment], *, lapsed: bool
+    services: Iterable[ServiceAssignment], covers: Covers
 ) -> tuple[ServiceAssignment, ...]:
     """Return `services` with the files that may be there now."""
-    if not lapsed:
-        return tuple(services)
-    return tuple(msgspec.structs.replace(s, files=_unleased(s.files)) for s in services)
-
-
-def _unleased(files: Iterable[FileSpec]) -> tuple[FileSpec, ...]:
-    return tuple(file for file in files if not file.wipe_on_lease_loss)
-
-
-def _leased(service: ServiceAssignment) -> bool:
-    return any(file.wipe_on_lease_loss for file in service.files)
+    return tuple(msgspec.structs.replace(s, files=tuple(filter(covers, s.files))) for s in services)
 
 
 def _incarnation(revision: RevisionPair) -> Incarnation:

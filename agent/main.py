@@ -24,6 +24,7 @@ from agent.client import Closed, Connected, Event, Links, Received
 from agent.config import AgentConfig
 from agent.health_checks import HealthChecks
 from agent.identity import DataDirectory
+from agent.lease import Grant
 from agent.mount_table import MountTable
 from agent.mounts import MountKind
 from agent.on_change import OnChange
@@ -59,7 +60,8 @@ class _StoredLease(msgspec.Struct, frozen=True):
     """The lease of the process before, good for one boot."""
 
     boot_id: str
-    deadline_s: float
+    sent_s: float
+    lease_s: float
 
 
 class Agent:
@@ -212,8 +214,8 @@ class Agent:
                 await self._open_sockets()
             case effects.SaveHighest(revision):
                 self._data.save_highest(revision)
-            case effects.SaveLease(deadline_s):
-                stored = _StoredLease(self._boot_id, deadline_s)
+            case effects.SaveLease(granted):
+                stored = _StoredLease(self._boot_id, granted.sent_s, granted.lease_s)
                 durable.write(self._lease_file, msgspec.json.encode(stored))
             case effects.StoreManagers(managers, join_addresses):
                 self._store_managers(managers, join_addresses)
@@ -340,14 +342,16 @@ class Agent:
             lambda: self._entropy.uniform(0.0, 1.0),
         )
 
-    def _load_lease(self) -> float | None:
-        """Return the deadline a process before this one was given in this boot."""
+    def _load_lease(self) -> Grant | None:
+        """Return what a process before this one was granted in this boot."""
         content = durable.read(self._lease_file)
         try:
             stored = msgspec.json.decode(content or b"", type=_StoredLease)
         except msgspec.MsgspecError:
             return None
-        return stored.deadline_s if stored.boot_id == self._boot_id else None
+        if stored.boot_id != self._boot_id:
+            return None
+        return Grant(stored.sent_s, stored.lease_s)
 
     def _plan_renewal(self, not_before: datetime, not_after: datetime) -> datetime:
         planned = renew_at(not_before, not_after, self._entropy.uniform(0.0, 1.0))

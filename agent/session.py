@@ -28,10 +28,11 @@ in, handed out with Apply, and dropped as soon as they rest in a mount, or when 
 open; a manifest drops every staged value that nothing refers to. If values are missing the agent
 says Resync with what it holds; if the answer lacks them too, it leaves.
 
-The lease. Files marked `wipe_on_lease_loss` are published only under a lease. When it runs out
-they are wiped, and left out of every Apply until a Lease arrives; then they are put back from
-staged values, or asked for by Resync. A new process knows its lease from `SaveLease`; without
-that it counts as lapsed.
+The lease. Files marked `wipe_on_lease_loss` are published only under a lease, of their own length
+or the node's (`agent.lease`). When it runs out they are wiped, and left out of every Apply until a
+Lease arrives; then they are put back from staged values, or asked for by Resync. Leases are asked
+for as often as the shortest of them needs. A new process knows the grant in force from `SaveLease`;
+without that every lease counts as lapsed.
 
 The loop carries out all effects of one event, in order, before the next event: `on_applied` is
 called from within Apply. Source: DESIGN 6; the messages are in `cluster.protocol.wire`. Must not
@@ -42,8 +43,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from agent import effects
-from agent.holdings import Holdings, Verdict
-from agent.lease import Lease
+from agent.holdings import Covers, Holdings, Verdict
+from agent.lease import Grant, Lease
 from agent.session_links import ANSWER_LIMIT_S, SessionLinks
 from agent.session_state import HelloFacts, Link, Phase, Renewal
 from cluster.pki.node_envelope import staged
@@ -67,16 +68,16 @@ class Session:
         facts: HelloFacts,
         highest: RevisionPair | None,
         mounted: Iterable[ServiceAssignment],
-        lease_deadline_s: float | None,
+        granted: Grant | None,
         draw: Callable[[], float],
     ) -> None:
         self._facts = facts
         self._holdings = Holdings(highest, mounted)
         self._failed_since_s: float | None = None
-        self._lease = Lease(lease_deadline_s)
+        self._lease = Lease(granted)
         self._links = SessionLinks(self._lease, draw)
-        self._wiped = False
-        """Whether the lapsed files are wiped: once a lapse was acted on, until a lease is back."""
+        self._wiped: frozenset[tuple[str, str]] = frozenset()
+        """The files that a lapse has taken away, until a lease covers them again."""
 
     # --- what the loop may look at --------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Session:
 
     def may_serve(self, file: wire.FileSpec, now_s: float) -> bool:
         """Return whether a file may be handed out now: not one that its lease no longer covers."""
-        return not (file.wipe_on_lease_loss and self._lease.has_lapsed(now_s))
+        return self._lease.covers(file, now_s)
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -227,14 +228,14 @@ class Session:
         return []
 
     def _grant(self, link: Link, message: wire.Lease, now_s: float) -> _Todo:
-        if not self._lease.grant(link.number, message.number, message.lease_s):
+        granted = self._lease.grant(link.number, message.number, message.lease_s)
+        if granted is None:
             return []
-        assert self._lease.deadline_s is not None  # noqa: S101  # grant() just set it
-        todo: _Todo = [effects.SaveLease(self._lease.deadline_s)]
-        if self._wiped and not self._lease.has_lapsed(now_s):
-            self._wiped = False
-            if self._holdings.has_leased():
-                todo += self._apply_again(now_s)
+        todo: _Todo = [effects.SaveLease(granted)]
+        back = self._wiped - self._holdings.uncovered(self._covers(now_s))
+        self._wiped -= back
+        if back:
+            todo += self._apply_again(now_s)
         return todo
 
     def _certificate(self, link: Link, message: wire.Certificate, now_s: float) -> _Todo:
@@ -278,8 +279,7 @@ class Session:
         verdict = self._holdings.judge(revision)
         if verdict is not Verdict.CURRENT:
             return self._decline(link, verdict, now_s)
-        lapsed = self._lease.has_lapsed(now_s)
-        if self._holdings.lacks(desired.values(), lapsed=lapsed):
+        if self._holdings.lacks(desired.values(), self._covers(now_s)):
             return self._resync(link, now_s)
         todo: _Todo = []
         if self._holdings.accept(revision, desired):
@@ -299,17 +299,16 @@ class Session:
         return self._links.leave(link, "the manager is behind", now_s)
 
     def _apply(self, revision: RevisionPair, now_s: float) -> effects.Apply:
-        lapsed = self._lease.has_lapsed(now_s)
-        self._wiped = self._wiped or lapsed
-        return self._holdings.work(revision, lapsed=lapsed)
+        covers = self._covers(now_s)
+        self._wiped = self._holdings.uncovered(covers)
+        return self._holdings.work(revision, covers)
 
     def _apply_again(self, now_s: float) -> _Todo:
         """Apply the manifest in force once more, or ask for it where values are missing."""
         link = self._links.current
         if link is None or link.phase is not Phase.STREAMING or link.received is None:
             return []  # a Snapshot is on its way
-        lapsed = self._lease.has_lapsed(now_s)
-        if self._holdings.lacks(self._holdings.desired.values(), lapsed=lapsed):
+        if self._holdings.lacks(self._holdings.desired.values(), self._covers(now_s)):
             return self._resync(link, now_s)
         return [self._apply(link.received, now_s)]
 
@@ -325,13 +324,16 @@ class Session:
     def _ask_lease(self, link: Link, now_s: float) -> effects.Effect:
         return effects.Send(link.number, wire.LeaseRequest(self._lease.ask(link.number, now_s)))
 
+    def _covers(self, now_s: float) -> Covers:
+        return lambda file: self._lease.covers(file, now_s)
+
     def _lapse(self, now_s: float) -> _Todo:
-        """Wipe what the lease no longer covers, once."""
-        if self._wiped or not self._lease.has_lapsed(now_s):
+        """Wipe what no lease covers any more, once."""
+        lapsed = self._holdings.uncovered(self._covers(now_s))
+        if lapsed <= self._wiped:
             return []
-        self._wiped = True
-        services = self._holdings.lapse()
-        return [effects.WipeLapsed(services)] if services else []
+        self._wiped = lapsed
+        return [effects.WipeLapsed(self._holdings.lapse(self._covers(now_s)))]
 
     # --- links ----------------------------------------------------------------------------------
 
@@ -340,9 +342,10 @@ class Session:
             return self._links.leave(link, "no answer in time", now_s)
         if link.phase is Phase.OPENING:
             return []
-        if self._lease.is_unanswered(link.number, link.lease_s, now_s):
+        lease_s = min(link.lease_s, self._holdings.shortest_lease_s())
+        if self._lease.is_unanswered(link.number, lease_s, now_s):
             return self._links.leave(link, "the lease is not renewed", now_s)
-        if self._lease.is_due(link.number, link.lease_s, now_s):
+        if self._lease.is_due(link.number, lease_s, now_s):
             return [self._ask_lease(link, now_s)]
         return []
 
@@ -350,6 +353,7 @@ class Session:
         self._links.backoff.evict()
         self._failed_since_s = None
         self._holdings.clear()
+        self._wiped = frozenset()
         return [effects.WipeAll(reason)]
 
     _ALWAYS: ClassVar[_Table] = {wire.Wipe: _wipe, wire.Refusal: _refused}

@@ -4,14 +4,23 @@ Says only what was asked for; what a manager defaults or refuses is the manager'
 """
 
 from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cluster.cli.answers import Answer, nested, rows, texts
 from cluster.cli.arguments import Parser, add_labels, count, duration, user_id
 from cluster.protocol.errors import InvalidRequest
 
-_REFERENCE_FIELDS: Final = ("source", "target", "uid", "gid", "mode", "version", "on-lease-loss")
+_REFERENCE_FIELDS: Final = (
+    "source", "target", "uid", "gid", "mode", "version", "on-lease-loss", "lease",
+)  # fmt: skip
+_READ: Final[Mapping[str, Callable[[str], object]]] = {
+    "uid": user_id,
+    "gid": user_id,
+    "lease": duration,
+}
+_CALLED: Final = {"on-lease-loss": "on_lease_loss", "lease": "lease_s"}
+"""What a draft calls a field, where that differs."""
 
 
 def reference(text: str) -> Answer:
@@ -32,10 +41,10 @@ def reference(text: str) -> Answer:
                 f"reads NAME, or source=NAME with any of {', '.join(_REFERENCE_FIELDS[1:])}, "
                 "previous, each once"
             )
-        fields[key] = user_id(value) if key in {"uid", "gid"} else value
+        fields[key] = _READ.get(key, str)(value)
     if "source" not in fields:
         raise ArgumentTypeError("names no source; it reads source=NAME,target=FILE")
-    return {key.replace("-", "_"): value for key, value in fields.items()}
+    return {_CALLED.get(key, key): value for key, value in fields.items()}
 
 
 def add_spec_flags(parser: Parser) -> None:
@@ -46,7 +55,7 @@ def add_spec_flags(parser: Parser) -> None:
         action="append",
         metavar="SECRET",
         help="a secret's name, or source=NAME,target=FILE,uid=N,gid=N,mode=0440,"
-        "version=primary|N,on-lease-loss=keep|wipe,previous; repeatable",
+        "version=primary|N,on-lease-loss=keep|wipe,lease=5m,previous; repeatable",
     )
     parser.add_argument(
         "--constraint",

@@ -13,6 +13,7 @@ import msgspec
 from cluster.control.commands import check_command
 from cluster.control.constraints import check_constraints
 from cluster.control.labels import check_labels
+from cluster.control.reference_lease import checked_lease
 from cluster.control.update_draft import HealthDraft, UpdateDraft, health_of, update_of
 from cluster.protocol.errors import InvalidName, InvalidReference, InvalidRequest
 from cluster.protocol.ids import SecretId, VersionNumber, check_name, check_target
@@ -51,6 +52,8 @@ class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int | str = "primary"
     """"primary", which follows rotations, or a version's number."""
     on_lease_loss: LeaseLoss = LeaseLoss.KEEP
+    lease_s: float | None = None
+    """How long a file that is wiped may outlive the last lease; null: the node's lease."""
     previous: bool = False
     """Whether `TARGET.previous` holds the version before, while it is still active."""
 
@@ -142,6 +145,7 @@ def _reference(draft: ReferenceDraft, find_secret: FindSecret) -> SecretReferenc
         mode=_mode(draft.mode),
         version=_version(draft.version),
         on_lease_loss=draft.on_lease_loss,
+        lease_s=checked_lease(draft.source, draft.on_lease_loss, draft.lease_s),
         previous=draft.previous,
     )
     if reference.previous:

@@ -132,6 +132,7 @@ def _reference(reference: SecretReference) -> dict[str, JSON]:
         "mode": f"{reference.mode:04o}",
         "version": reference.version if reference.version is not None else "primary",
         "on_lease_loss": reference.on_lease_loss.value,
+        "lease_s": reference.lease_s,
         "previous": reference.previous,
     }
 

@@ -12,6 +12,7 @@ import msgspec
 
 from agent import effects
 from agent.assignments import version_key
+from agent.lease import Grant
 from agent.session import Session
 from agent.session_state import HelloFacts
 from cluster.pki.node_envelope import EnvelopeSuite, NodeKeys
@@ -37,7 +38,7 @@ class World:
         self.mounted: dict[str, ServiceAssignment] = {}
         self.applied: list[RevisionPair] = []
         self.saved_highest: RevisionPair | None = None
-        self.saved_lease_s: float | None = None
+        self.saved_lease: Grant | None = None
         self.reports: list[str] = []
         self.wires: dict[int, deque[wire.FromManager]] = {}
         self.peers: dict[int, NaiveManager] = {}
@@ -137,8 +138,8 @@ class World:
                 self.mounts, self.mounted = {}, {}
             case effects.SaveHighest(revision):
                 self.saved_highest = revision
-            case effects.SaveLease(deadline_s):
-                self.saved_lease_s = deadline_s
+            case effects.SaveLease(granted):
+                self.saved_lease = granted
             case effects.OpenSuccessor():
                 self.dial()
             case effects.Close(link, reason):
@@ -208,7 +209,7 @@ class World:
 
     def _new_session(self) -> Session:
         return Session(
-            FACTS, self.saved_highest, self.mounted.values(), self.saved_lease_s, self._draw
+            FACTS, self.saved_highest, self.mounted.values(), self.saved_lease, self._draw
         )
 
     def _note(self, line: str) -> None:

@@ -41,6 +41,7 @@ async def test_created_service_shows_its_spec(lab: ControlLab) -> None:
             "mode": "0400",
             "version": "primary",
             "on_lease_loss": "wipe",
+            "lease_s": None,
             "previous": False,
         }
     ]
