@@ -245,6 +245,8 @@ class AgentSession:
     async def _acked(self, ack: wire.Ack) -> None:
         if not (ack.services or ack.dropped):
             # The answer to a Wipe; an ack that was on its way before it reports services.
+            if not self._is_admitted():
+                await self.parts.receipts.wiped(self.node_id)
             self._wiped.set()
         for result in ack.services:
             self._held.update(
@@ -400,8 +402,6 @@ class AgentSession:
                 await self._wiped.wait()
         except (TimeoutError, SessionExpired):
             log.warning("session.wipe_not_confirmed", node_id=self.node_id)
-            return
-        await self.parts.receipts.wiped(self.node_id)
 
 
 def _revision(pair: wire.RevisionPair) -> Revision:
