@@ -108,10 +108,10 @@ class HealthWatch:
         return begun
 
     def finish(self, basis: Basis, finding: Finding | None, now_s: float) -> None:
-        """Take in how a check ended; None: it was given up."""
+        """Take in how the check of a `start_due` ended; None: it was given up."""
         self._in_flight.discard(basis.service_id)
         watch = self._watches.get(basis.service_id)
-        if watch is None or watch.basis != basis:
+        if watch is None or watch.basis is not basis:
             return
         watch.due_s = now_s + _interval_s(basis)
         if finding is None:

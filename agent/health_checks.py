@@ -91,6 +91,10 @@ class HealthChecks:
     async def _find(self, basis: Basis, timeout_s: float) -> Finding:
         if basis.check.kind == "http":
             return await _ask_url(basis.check.url)
+        if basis.check.kind not in {"exec", "process"}:
+            return Finding(
+                healthy=False, detail="this agent does not know such a check; upgrade it"
+            )
         if self._commands is None:
             return Finding(
                 healthy=False,
@@ -99,13 +103,11 @@ class HealthChecks:
         if basis.check.kind == "exec":
             code = await self._commands.run(basis.name, basis.check.command, timeout_s)
             return Finding(code == 0, f"exit status {code}" if code else "")
-        if basis.check.kind == "process":
-            ours = frozenset(self._commands.supervisors)
-            path = self._path_of(basis.service_id)
-            # In a thread: it reads the status of every process there is.
-            runs = await asyncio.to_thread(_is_running, path, basis.uid, ours)
-            return Finding(runs, "" if runs else "not running")
-        return Finding(healthy=False, detail="this agent does not know such a check; upgrade it")
+        ours = frozenset(self._commands.supervisors)
+        path = self._path_of(basis.service_id)
+        # In a thread: it reads the status of every process there is.
+        runs = await asyncio.to_thread(_is_running, path, basis.uid, ours)
+        return Finding(runs, "" if runs else "not running")
 
 
 async def _ask_url(url: str) -> Finding:

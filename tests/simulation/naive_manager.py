@@ -51,6 +51,7 @@ class NaiveManager:
         self.grants_leases = True
         self.evicted = False
         self.acks: list[wire.Ack] = []
+        self.health: list[wire.HealthReport] = []
         self._sent: dict[int, int] = {}
         self._held: dict[int, set[VersionKey]] = {}
         self._recipients: dict[int, Recipient] = {}
@@ -73,6 +74,8 @@ class NaiveManager:
                 return [wire.Certificate((b"leaf",), (b"root",), (b"control",), (b"workload",))]
             case wire.Ack():
                 self.acks.append(message)
+            case wire.HealthReport():
+                self.health.append(message)
             case _:
                 pass
         return []
