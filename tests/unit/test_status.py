@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from cluster.control.policy import Principal, Role
@@ -22,7 +23,7 @@ from cluster.store.records import (
 )
 from cluster.store.sealed_store import Create, Write
 from tests.support.clock import ManualClock
-from tests.support.stores import node
+from tests.support.stores import node, secret
 from tests.unit.control.lab import operator
 from tests.unit.founded import Founded, founded_cluster
 
@@ -133,3 +134,22 @@ async def test_status_is_for_operators(founded: Founded) -> None:
     for ask in (status.read, status.managers):
         with pytest.raises(PermissionDenied):
             await ask(stranger)
+
+
+async def test_secrets_that_an_evicted_node_held_are_counted_without_their_names(
+    founded: Founded,
+) -> None:
+    """Deployers read the status too: it names no secret."""
+    whole = secret("whole", 1)
+    exposed = msgspec.structs.replace(
+        secret("exposed", 1, 2),
+        versions=tuple(
+            msgspec.structs.replace(version, exposed_at=1.0, exposed_by="n1")
+            for version in secret("exposed", 1, 2).versions
+        ),
+    )
+    await write(founded, whole)
+    assert not any("evicted" in why for why in await findings(founded))
+    await write(founded, exposed)
+    (why,) = [why for why in await findings(founded) if "evicted" in why]
+    assert why.startswith("secrets to rotate because a node that held them was evicted: 1;")

@@ -124,6 +124,22 @@ async def test_evicted_node_is_told_to_wipe_and_gets_nothing_more(lab: DispatchL
     assert lab.presence.connected() == 0
 
 
+async def test_reported_wipe_is_recorded_before_the_connection_is_cut(lab: DispatchLab) -> None:
+    node_id = await lab.running("db", "key")
+    async with lab.talk(node_id) as talk:
+        await talk.carry_out(await talk.link.next(wire.Snapshot))
+        talk.link.say(wire.Ack(wire.RevisionPair(0, "", 0), ()))
+        await talk.heard()
+        receipts = [lab.receipt(node_id, name) for name in ("db", "key")]
+        assert [r.dropped_at for r in receipts if r] == [None, None], "it was not told to wipe"
+        await lab.evict(node_id)
+        await talk.link.next(wire.Wipe)
+        talk.link.say(wire.Ack(wire.RevisionPair(0, "", 0), ()))
+        await talk.ended()
+    receipts = [lab.receipt(node_id, name) for name in ("db", "key")]
+    assert [r.dropped_at for r in receipts if r] == [lab.clock.now().timestamp()] * 2
+
+
 async def test_late_ack_is_no_answer_to_the_wipe(
     lab: DispatchLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
