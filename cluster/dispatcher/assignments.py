@@ -13,6 +13,7 @@ from cluster.dispatcher.health import health_assigned
 from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import FileSpec, ServiceAssignment, VersionKey
 from cluster.store.records import (
+    HeldSpec,
     LeaseLoss,
     SecretRecord,
     SecretReference,
@@ -22,8 +23,6 @@ from cluster.store.records import (
     VersionState,
 )
 
-PREVIOUS_SUFFIX: Final = ".previous"
-"""A file's second name: it holds the version before, while that one is still active."""
 _ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
 
 
@@ -40,6 +39,14 @@ class Records(Protocol):
 
     def secret(self, secret_id: SecretId) -> SecretRecord | None:
         """Return a secret's metadata."""
+        ...
+
+    def held_spec(self, task: TaskRecord) -> HeldSpec | None:
+        """Return the spec an open rollout keeps for a task; None: its service's."""
+        ...
+
+    def held_version(self, task: TaskRecord, secret_id: SecretId) -> VersionNumber | None:
+        """Return the version an open rollout keeps for a task; None: the primary."""
         ...
 
 
@@ -78,20 +85,21 @@ def assignments_of(records: Records, node_id: NodeId) -> dict[str, ServiceAssign
     for task in records.tasks_of_node(node_id):
         service = records.service(task.service_id) if task.state is TaskState.RUNNING else None
         if service is not None:
-            assigned[service.id] = _assignment(records, service)
+            assigned[service.id] = _assignment(records, task, service)
     return assigned
 
 
-def _assignment(records: Records, service: ServiceRecord) -> ServiceAssignment:
-    spec = service.spec
-    files = [file for reference in spec.references for file in _files(records, reference)]
+def _assignment(records: Records, task: TaskRecord, service: ServiceRecord) -> ServiceAssignment:
+    held = records.held_spec(task)
+    spec = held.spec if held is not None else service.spec
+    files = [file for reference in spec.references for file in _files(records, task, reference)]
     on_change = spec.on_change
     return ServiceAssignment(
         service_id=service.id,
         name=service.name,
         uid=spec.uid,
         gid=spec.gid,
-        spec_number=service.spec_number,
+        spec_number=held.number if held is not None else service.spec_number,
         files=tuple(sorted(files, key=lambda file: file.target)),
         on_change_signal=on_change.signal if on_change else "",
         on_change_command=on_change.command if on_change else (),
@@ -101,16 +109,20 @@ def _assignment(records: Records, service: ServiceRecord) -> ServiceAssignment:
     )
 
 
-def _files(records: Records, reference: SecretReference) -> Iterable[FileSpec]:
+def _files(records: Records, task: TaskRecord, reference: SecretReference) -> Iterable[FileSpec]:
     secret = records.secret(reference.secret_id)
     if secret is None:
         return
-    version = resolve(secret, reference.version)
+    wanted = reference.version
+    if wanted is None:
+        # Never the primary while an open rollout has not released it to this task.
+        wanted = records.held_version(task, reference.secret_id)
+    version = resolve(secret, wanted)
     if version is not None:
         yield _file(reference, secret, reference.target, version)
     previous = _previous(secret) if reference.previous else None
-    if previous is not None:
-        yield _file(reference, secret, reference.target + PREVIOUS_SUFFIX, previous)
+    if previous is not None and previous != version:
+        yield _file(reference, secret, reference.targets[-1], previous)
 
 
 def _previous(secret: SecretRecord) -> VersionNumber | None:
@@ -130,6 +142,7 @@ def _file(
         gid=reference.gid,
         mode=reference.mode,
         wipe_on_lease_loss=reference.on_lease_loss is LeaseLoss.WIPE,
+        lease_s=reference.lease_s,
     )
 
 

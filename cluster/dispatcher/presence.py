@@ -17,12 +17,14 @@ from cluster.engine.seam import Compare
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId
 from cluster.protocol.wire import Hello
+from cluster.store.holds import nodes_moved
 from cluster.store.records import (
     Kind,
     NodeState,
     NodeStatusRecord,
     ReceiptRecord,
     Record,
+    RolloutRecord,
     SecretRecord,
     ServiceRecord,
     TaskRecord,
@@ -109,6 +111,7 @@ class Presence:
         for _kind, _id, before, after in change.changed:
             for record in (before, after):
                 affected.update(_nodes_of(self.store.view, record))
+            affected.update(_nodes_released(self.store.view, before, after))
         for node_id in affected & self._sessions.keys():
             for session in self._sessions[node_id]:
                 session.wake()
@@ -168,6 +171,22 @@ async def mark_down(
 
 def _write(before: Stored[NodeStatusRecord] | None, status: NodeStatusRecord) -> Write:
     return Write(steps=(Create(status) if before is None else Replace(before, status),))
+
+
+def _nodes_released(view: View, before: Record | None, after: Record | None) -> Iterable[NodeId]:
+    """Return the nodes that a rollout releases its change to, or holds it back from."""
+    then = before if isinstance(before, RolloutRecord) else None
+    now = after if isinstance(after, RolloutRecord) else None
+    rollout = now or then
+    if rollout is None:
+        return
+    nodes, others = nodes_moved(then, now)
+    yield from nodes
+    if others:
+        changed = (rollout.secret_id, view.secrets), (rollout.service_id, view.services)
+        for record_id, table in changed:
+            stored = table.get(record_id) if record_id is not None else None
+            yield from _nodes_of(view, stored.record if stored is not None else None)
 
 
 def _nodes_of(view: View, record: Record | None) -> Iterable[NodeId]:

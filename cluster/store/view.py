@@ -14,6 +14,7 @@ import structlog
 
 from cluster.protocol.errors import IntegrityError, Unavailable
 from cluster.protocol.ids import NodeId, SecretId, ServiceId
+from cluster.store.holds import Holds
 from cluster.store.indexes import Indexes
 from cluster.store.records import (
     AuditCheckpointRecord,
@@ -117,6 +118,7 @@ class View:
         tables = (table for table in vars(self).values() if isinstance(table, Table))
         self._tables: dict[Kind, Table[Record]] = {table.kind: table for table in tables}
         self._indexes = Indexes()
+        self._holds = Holds()
         self._revision = 0
         self._faults: list[IntegrityFault] = []
         self._on_fault = on_fault
@@ -178,8 +180,15 @@ class View:
         return self.receipts.pick(self._indexes.get("receipt.secret", secret_id))
 
     def services_referring_to(self, secret_id: SecretId) -> tuple[Stored[ServiceRecord], ...]:
-        """Return the services whose current or previous spec refers to a secret."""
-        return self.services.pick(self._indexes.get("service.secret", secret_id))
+        """Return the services whose current, previous or held spec refers to a secret."""
+        found = self._indexes.get("service.secret", secret_id)
+        return self.services.pick(found | self.holds.services_holding(secret_id))
+
+    @property
+    def holds(self) -> Holds:
+        """What open rollouts keep from tasks."""
+        self.rollouts.check()
+        return self._holds
 
     def _owner(self, kind: Kind, name: str) -> str:
         stored = self.names.get(name_id(kind, name))
@@ -228,6 +237,8 @@ class View:
         before = rows.get(record.id)
         rows[record.id] = stored
         self._indexes.move(before.record if before else None, record)
+        if isinstance(record, RolloutRecord):
+            self._holds.put(record)
         return RecordChange(record.kind, record.id, before.record if before else None, record)
 
     def drop(self, kind: Kind, record_id: str) -> RecordChange | None:
@@ -236,6 +247,8 @@ class View:
         if before is None:
             return None
         self._indexes.move(before.record, None)
+        if isinstance(before.record, RolloutRecord):
+            self._holds.drop(before.record)
         return RecordChange(kind, record_id, before.record, None)
 
     def fault(self, kind: str, what: str) -> None:

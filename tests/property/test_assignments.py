@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cluster.dispatcher.assignments import assignments_of, difference, versions_of
 from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
 from cluster.store.records import (
+    HeldSpec,
     SecretRecord,
     SecretReference,
     SecretVersion,
@@ -41,6 +42,12 @@ class World:
 
     def secret(self, secret_id: SecretId) -> SecretRecord | None:
         return self.secrets.get(secret_id)
+
+    def held_spec(self, task: TaskRecord) -> HeldSpec | None:
+        return None
+
+    def held_version(self, task: TaskRecord, secret_id: SecretId) -> VersionNumber | None:
+        return None
 
 
 @st.composite

@@ -31,9 +31,11 @@ from cluster.store.records.cluster import (
 )
 from cluster.store.records.codec import RECORD_TYPES, decode, decode_audit, encode
 from cluster.store.records.deliveries import (
+    HeldSpec,
     ReceiptRecord,
     RolloutKind,
     RolloutRecord,
+    RolloutState,
     RolloutTarget,
     TargetState,
     receipt_id,
@@ -91,6 +93,7 @@ __all__ = [
     "ClusterRecord",
     "FailureAction",
     "Health",
+    "HeldSpec",
     "JoinTokenRecord",
     "Kind",
     "LeaseLoss",
@@ -111,6 +114,7 @@ __all__ = [
     "RequestRecord",
     "RolloutKind",
     "RolloutRecord",
+    "RolloutState",
     "RolloutTarget",
     "RotationRecord",
     "RotationSchedule",

@@ -6,6 +6,7 @@ import msgspec
 
 from cluster.protocol.ids import ManagerId, NodeId, RolloutId, SecretId, ServiceId, VersionNumber
 from cluster.store.records.kinds import Kind, Record
+from cluster.store.records.services import ServiceSpec, UpdatePolicy
 
 
 class ReceiptRecord(Record, frozen=True, kw_only=True):
@@ -58,14 +59,35 @@ class RolloutKind(StrEnum):
     SERVICE = "service"
 
 
+class RolloutState(StrEnum):
+    """Where a rollout stands."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Nothing more is released until an operator resumes it or takes it back."""
+    FINISHED = "finished"
+    FAILED = "failed"
+    """It is over, and `reason` says what it left undone."""
+    ROLLING_BACK = "rolling_back"
+    ROLLED_BACK = "rolled_back"
+    SUPERSEDED = "superseded"
+
+
 class TargetState(StrEnum):
     """How far one task of a rollout is."""
 
     PENDING = "pending"
+    """It holds what it had before."""
+    RELEASED = "released"
+    """It is given the change, and is not yet proven."""
     DONE = "done"
     FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    """Its node was down when its turn came."""
+    BACK = "back"
+    """It holds again what it had before."""
     GONE = "gone"
-    """The task was removed meanwhile."""
+    """The task was removed meanwhile, or is not concerned any more."""
 
 
 class RolloutTarget(msgspec.Struct, frozen=True):
@@ -76,10 +98,27 @@ class RolloutTarget(msgspec.Struct, frozen=True):
     state: TargetState = TargetState.PENDING
     at: float = 0.0
     error: str = ""
+    released_at: float | None = None
+    """Since when it is given the change; None: it is held at `before`."""
+    before: int | None = None
+    """The version, or the number of the spec, that it holds until it is released; None: the
+    rollout's."""
+    healthy_since: float | None = None
+    """Since when it has the change in place and works."""
+
+
+class HeldSpec(msgspec.Struct, frozen=True):
+    """A spec that tasks keep until an update is released to them."""
+
+    number: int
+    spec: ServiceSpec
 
 
 class RolloutRecord(Record, frozen=True, kw_only=True):
-    """A persisted rollout with its state per node; id is its RolloutId."""
+    """A persisted rollout with its state per task; id is its RolloutId.
+
+    It is open, and may hold tasks back, while `finished_at` is None.
+    """
 
     kind = Kind.ROLLOUT
     what: RolloutKind
@@ -94,3 +133,18 @@ class RolloutRecord(Record, frozen=True, kw_only=True):
     started_by: str
     finished_at: float | None = None
     superseded_by: RolloutId | None = None
+    state: RolloutState = RolloutState.RUNNING
+    reason: str = ""
+    """Why it is paused, was taken back, or left something undone."""
+    policy: UpdatePolicy | None = None
+    """None: it goes to all tasks at once, and nothing but the files in place is judged."""
+    before_version: VersionNumber | None = None
+    """Of a rotation: the version that was good before it."""
+    before_spec_number: int | None = None
+    """Of an update: the spec in `held_specs` that was good before it."""
+    held_specs: tuple[HeldSpec, ...] = ()
+    canary_passed: bool = False
+    rested_since: float | None = None
+    """Since when every task that was released is over."""
+    back_spec_number: int | None = None
+    """The number under which the spec before came back."""
