@@ -3,7 +3,8 @@
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -222,6 +223,66 @@ def test_a_rotation_runs_a_command_as_the_service(
     wait_until(pid_file.exists, "the command started")
     wait_until(lambda: "on_change.timed_out" in agent.text(), "it was ended")
     assert agent.read("hanging", "run-after") == b"three"
+
+
+def test_a_service_that_refuses_a_value_is_shown_unhealthy(
+    cluster: RunningCluster, agent: AgentProcess
+) -> None:
+    """The service's own check judges each value; a new session is told what the last one was."""
+    script = "grep -q ^good- /run/secrets/judged || exit 3"
+    health = {"command": ["/bin/sh", "-c", script], "interval_s": 0.5, "retries": 2}
+    cluster.create_secret("judged", b"good-1")
+    cluster.create_service("judges", 24_070, "judged", health=health)
+
+    def shown() -> tuple[object, ...]:
+        (task,) = cluster.ok("GET", "/v1/services/judges/tasks")["tasks"]
+        (reference,) = task["references"]
+        return reference["version_mounted"], task["health"], task["health_detail"]
+
+    wait_until(lambda: shown() == (1, "healthy", ""), "the first value is taken")
+    cluster.ok("POST", "/v1/secrets/judged/versions", b"bad")
+    wait_until(lambda: shown() == (2, "unhealthy", "exit status 3"), "the bad one is refused")
+    agent.kill()
+    failed = agent.text().count("health.failed")
+    agent.start()
+    wait_until(lambda: agent.text().count("health.failed") > failed, "a new agent checks anew")
+    assert shown() == (2, "unhealthy", "exit status 3")
+    cluster.ok("POST", "/v1/secrets/judged/versions", b"good-3")
+    wait_until(lambda: shown() == (3, "healthy", ""), "the next one is taken")
+
+
+def test_a_hanging_check_ends_with_its_killed_agent(
+    cluster: RunningCluster, agent: AgentProcess
+) -> None:
+    """What the agent runs in a service never outlives it; the service's own program does."""
+    place = cluster.base / "hung"
+    place.mkdir()
+    place.chmod(0o777 | stat.S_ISVTX)
+    began = place / "began"
+    script = f"echo $$ > {began}; exec /bin/sleep 1001"
+    health = {"command": ["/bin/sh", "-c", script], "timeout_s": 300.0}
+    cluster.create_secret("hung", b"value")
+    cluster.create_service("hangs-on", 24_080, "hung")
+    with _service(cluster, agent, "hangs-on", "hung") as service:
+        draft = {"name": "hangs-on", "uid": 24_080, "gid": 24_080, "health": health}
+        spec = {**draft, "references": [{"source": "hung"}]}
+        cluster.ok("PUT", "/v1/services/hangs-on", {"spec": spec, "expected_spec_number": 1})
+        wait_until(began.exists, "the check hangs")
+        assert _commands_of(24_080, b"1001")
+        agent.kill()
+        wait_until(lambda: not _commands_of(24_080, b"1001"), "it went with the agent")
+        seen = len(service.lines())
+        wait_until(lambda: len(service.lines()) > seen, "the service runs on")
+
+
+def _commands_of(uid: int, word: bytes) -> list[str]:
+    """Return the processes of a uid that have `word` on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if process.stat().st_uid == uid and word in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
 
 
 def test_a_stopped_agent_keeps_the_files_of_its_services(
