@@ -7,7 +7,8 @@ ever a word of a command: values come from files or standard input.
 import json
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,28 @@ class Done:
         return self.stdout + self.stderr
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A command that runs beside what follows."""
+
+    popen: "subprocess.Popen[str]"
+    narrator: Narrator
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self.popen.poll() is None
+
+    def finish(self) -> Done:
+        """Wait for its end, and show what it printed."""
+        try:
+            stdout, stderr = self.popen.communicate(timeout=COMMAND_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise LabError("the command in the background did not end in time") from None
+        self.narrator.output(stdout + stderr)
+        return Done(self.popen.returncode, stdout, stderr)
+
+
 class Shell:
     """A terminal in which the lab types."""
 
@@ -43,19 +66,40 @@ class Shell:
         self._environment = dict(environment)
         self._cwd = cwd
 
-    def run(self, *words: str) -> Done:
+    def run(self, *words: str, stdin: Path | None = None) -> Done:
         """Show a command and what it prints, and raise LabError if it fails."""
-        done = self.attempt(*words)
+        done = self.attempt(*words, stdin=stdin)
         if done.code:
             raise LabError(f"`{' '.join(words[:3])}` failed with {done.code}: {done.said.strip()}")
         return done
 
-    def attempt(self, *words: str) -> Done:
-        """Show a command and what it prints; it may fail."""
-        self._narrator.command(words)
-        done = self._finished(words)
+    def attempt(self, *words: str, stdin: Path | None = None) -> Done:
+        """Show a command and what it prints; it may fail. `stdin`: a file, or nothing is read."""
+        self._narrator.command(words, f" < {stdin}" if stdin else "")
+        done = self._finished(words, stdin)
         self._narrator.output(done.said)
         return done
+
+    @contextmanager
+    def beside(self, *words: str) -> Iterator[Running]:
+        """Show a command, and run it beside what the block does; it does not outlive the block."""
+        self._narrator.command(words, " &")
+        with self._piped(words, subprocess.PIPE) as popen:
+            try:
+                yield Running(popen, self._narrator)
+            finally:
+                popen.kill()
+
+    def follow(self, *words: str) -> Iterator[str]:
+        """Show a command, and yield each line it prints when it prints it; LabError if it fails."""
+        self._narrator.command(words)
+        with self._piped(words, subprocess.STDOUT) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                self._narrator.output(line)
+                yield line.rstrip("\n")
+        if process.returncode:
+            raise LabError(f"`{' '.join(words[:2])}` failed with {process.returncode}")
 
     def ask(self, *words: str) -> Any:  # noqa: ANN401  # JSON of some command
         """Return what a command prints as JSON; nothing is shown: it is the lab that looks."""
@@ -68,17 +112,29 @@ class Shell:
         """Return what a command does; nothing is shown."""
         return self._finished(words)
 
-    def _finished(self, words: Sequence[str]) -> Done:
+    def _piped(self, words: Sequence[str], errors: int) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=self._environment,
+            cwd=self._cwd,
+            text=True,
+        )
+
+    def _finished(self, words: Sequence[str], stdin: Path | None = None) -> Done:
         try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env=self._environment,
-                cwd=self._cwd,
-                timeout=COMMAND_TIMEOUT_S,
-                check=False,
-            )
+            with Path(stdin or os.devnull).open("rb") as source:
+                done = subprocess.run(
+                    words,
+                    stdin=source,
+                    capture_output=True,
+                    env=self._environment,
+                    cwd=self._cwd,
+                    timeout=COMMAND_TIMEOUT_S,
+                    check=False,
+                )
         except FileNotFoundError:
             raise LabError(f"{words[0]} is not installed") from None
         except subprocess.TimeoutExpired:

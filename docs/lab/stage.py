@@ -15,7 +15,7 @@ from agent.cli.zipapp import build
 from docs.lab.capabilities import Capabilities, Means
 from docs.lab.layout import HOST, MANAGERS, PYTHON, Layout
 from docs.lab.narrator import Narrator
-from docs.lab.processes import Process, Processes, children_of, pause
+from docs.lab.processes import Processes, children_of, pause
 from docs.lab.shell import Done, LabError, Shell
 
 READY_TIMEOUT_S = 60.0
@@ -79,16 +79,22 @@ class Lab:
             *("--etcd", str(layout.etcd)),
         ]
 
-    def start_manager(self, name: str) -> Process:
-        """Start a manager and wait until local root can talk to it."""
-        process = self.processes.start(name, self.manager_command(name))
+    def start_managers(self, *names: str) -> None:
+        """Start managers, show how, and wait until local root can talk to each."""
+        for name in names:
+            self.narrator.command(self.manager_command(name), " &")
+            self.processes.start(name, self.manager_command(name))
+        for name in names:
+            self.wait_for_admin(name)
+
+    def wait_for_admin(self, name: str) -> None:
+        """Wait until a manager answers on its admin socket."""
         socket = str(self.layout.admin_socket(name))
 
         def answers() -> bool:
             return self.shell.look("strongroom", "status", "--admin-socket", socket).code == 0
 
         self.wait_until(f"{name} answers on its admin socket", answers, name)
-        return process
 
     def join_addresses(self) -> str:
         """Return where nodes and managers join."""

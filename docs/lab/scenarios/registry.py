@@ -1,10 +1,17 @@
 """Every scenario of the lab, in the order of `--list`. A new one is a module and a line here."""
 
-from docs.lab.scenarios import tour
+from docs.lab.scenarios import encryption, failover, hostile_app, locked, stolen_worker, tour
 from docs.lab.scenarios.scenario import Scenario
 from docs.lab.shell import LabError
 
-SCENARIOS = (tour.SCENARIO,)
+SCENARIOS = (
+    tour.SCENARIO,
+    encryption.SCENARIO,
+    stolen_worker.SCENARIO,
+    failover.SCENARIO,
+    locked.SCENARIO,
+    hostile_app.SCENARIO,
+)
 DEFAULT = tour.SCENARIO
 
 

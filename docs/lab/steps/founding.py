@@ -18,9 +18,7 @@ def _run(lab: Lab) -> None:
 
 
 def _found(lab: Lab) -> None:
-    for name in lab.managers:
-        lab.narrator.command(lab.manager_command(name), " &")
-        lab.start_manager(name)
+    lab.start_managers(*lab.managers)
     lab.narrator.say(
         """Each manager starts empty and listens on its admin socket only. The first founds the
         cluster: it makes the keys, and the unlock key goes to its owner, never beside the data."""
