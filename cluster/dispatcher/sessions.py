@@ -10,7 +10,7 @@ are values opened and sent. Nothing is sent that was not authorised after the re
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -19,6 +19,7 @@ from cluster.dispatcher.health_notes import HealthNotes
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sealed_values import sealed_values
+from cluster.dispatcher.session_ports import Link, Renewal, ServiceCertificates
 from cluster.pki.node_envelope import Recipient
 from cluster.protocol import wire
 from cluster.protocol.errors import (
@@ -60,36 +61,6 @@ RENEWALS: Final = 4
 RETRY_S: Final = 0.5
 DECISIONS: Final = 8
 """How often a delivery is decided again when the records move under it, before it backs off."""
-
-
-class Link(Protocol):
-    """One connection, as the session sees it."""
-
-    async def send(self, message: wire.FromManager) -> None:
-        """Send a message; raises SessionExpired when the connection is gone."""
-        ...
-
-    async def receive(self) -> wire.FromAgent:
-        """Return the next message; raises SessionExpired at the end, MalformedMessage for junk."""
-        ...
-
-
-class Renewal(Protocol):
-    """Issues a node's next certificate."""
-
-    async def renew_node(self, node_id: NodeId, csr: bytes) -> wire.Certificate:
-        """Return a new certificate for a node that proved who it is by its session."""
-        ...
-
-
-class ServiceCertificates(Protocol):
-    """Issues certificates of services."""
-
-    async def issue(
-        self, node_id: NodeId, service_id: ServiceId, csr: bytes
-    ) -> wire.ServiceCertificate:
-        """Return a certificate of a service that is placed on the node."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
