@@ -10,12 +10,14 @@ from tests.simulation.world import World, expected, heal
 SECRETS = ["a", "b", "c"]
 
 Step = tuple[str, object]
+State = dict[str, tuple[dict[str, int], dict[str, float | None] | None]]
 
 
 def scripts(size: int, *, leased: bool = True) -> st.SearchStrategy[list[Step]]:
     """Scripts of up to `size` steps; without `leased` no file depends on the lease."""
     files = st.dictionaries(st.sampled_from(SECRETS), st.integers(1, 4), max_size=3)
-    services = st.tuples(files, st.booleans() if leased else st.just(value=False))
+    leases = st.sampled_from([None, {}, {"a": 30.0, "b": 90.0}, {"c": 600.0}])
+    services = st.tuples(files, leases if leased else st.none())
     states = st.dictionaries(st.sampled_from(["red", "blue"]), services, max_size=2)
     steps = st.one_of(
         st.tuples(st.just("commit"), states),
@@ -26,8 +28,12 @@ def scripts(size: int, *, leased: bool = True) -> st.SearchStrategy[list[Step]]:
     return st.lists(steps, max_size=size)
 
 
-def assignments(state: dict[str, tuple[dict[str, int], bool]]) -> dict[str, ServiceAssignment]:
-    made = [service(name, *files.items(), wipe=wipe) for name, (files, wipe) in state.items()]
+def assignments(state: State) -> dict[str, ServiceAssignment]:
+    """Without leases a service's files are kept; else they are wiped, some by leases of theirs."""
+    made = [
+        service(name, *files.items(), wipe=leases is not None, leases=leases)
+        for name, (files, leases) in state.items()
+    ]
     return {s.service_id: s for s in made}
 
 
@@ -55,6 +61,7 @@ def play(world: World, history: History, script: list[Step]) -> None:
                 world.restart()
             case "tick", float(seconds):
                 world.tick(seconds)
+                assert not world.overdue()
             case _:
                 pass  # nothing is under way to do it to
 
@@ -83,7 +90,10 @@ def test_files_under_a_lease_never_outlive_it(script: list[Step]) -> None:
     play(world, history, script)
 
     manager.grants_leases = False
-    world.settle(seconds=200.0)
+    for seconds in (35.0, 35.0, 35.0, 600.0):
+        world.tick(seconds)
+        assert not world.overdue()
+        world.settle(seconds=2.0)
 
     leased = {
         (i, f.target)
@@ -106,7 +116,7 @@ def test_another_life_of_the_store_is_refused(script: list[Step]) -> None:
 
     for counter, unique in ((4, "first"), (5, "second")):
         stranger = History(counter=counter, unique=unique)
-        stranger.commit(assignments({"red": ({"c": 9}, False)}))
+        stranger.commit(assignments({"red": ({"c": 9}, None)}))
         world.managers[0] = NaiveManager("evil", stranger)
         for link in list(world.wires):
             world.cut(link)
@@ -125,7 +135,7 @@ def test_a_later_life_of_the_store_is_accepted(script: list[Step]) -> None:
     world.settle()
 
     restored = History(counter=2, unique="restored")
-    restored.commit(assignments({"red": ({"a": 1}, False)}))
+    restored.commit(assignments({"red": ({"a": 1}, None)}))
     world.managers[0] = NaiveManager("m1", restored)
     for link in list(world.wires):
         world.cut(link)

@@ -4,6 +4,7 @@ It answers an agent's messages with a list of messages; the world decides what b
 real dispatcher core fits in its place if it offers `receive` and `changes`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cluster.pki.node_envelope import Recipient
@@ -124,8 +125,18 @@ class NaiveManager:
 
 
 def service(
-    name: str, *files: tuple[str, int], uid: int = 1000, wipe: bool = False
+    name: str,
+    *files: tuple[str, int],
+    uid: int = 1000,
+    wipe: bool = False,
+    leases: Mapping[str, float | None] | None = None,
 ) -> ServiceAssignment:
-    """Return an assignment whose files are (secret, version) pairs, targets named by the secret."""
-    specs = tuple(FileSpec(s, s, s, v, None, None, 0o440, wipe) for s, v in files)
+    """Return an assignment whose files are (secret, version) pairs, targets named by the secret.
+
+    Those in `leases` are wiped at the end of a lease of their own.
+    """
+    own = leases or {}
+    specs = tuple(
+        FileSpec(s, s, s, v, None, None, 0o440, wipe or s in own, own.get(s)) for s, v in files
+    )
     return ServiceAssignment(f"id-{name}", name, uid, uid, 1, specs)

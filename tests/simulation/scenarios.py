@@ -77,6 +77,29 @@ def lease_lost_and_regained() -> World:
     return world
 
 
+def leases_of_their_own() -> World:
+    """Without a lease each file goes in its own time, `api` never; a restart changes nothing."""
+    history = History()
+    files = [("short", 1), ("node", 1), ("long", 1)]
+    leases = {"short": 30.0, "node": None, "long": 120.0}
+    red = service("red", *files, wipe=True, leases=leases)
+    history.commit({RED: red, "id-api": service("api", ("api", 1), uid=1001)})
+    world = World([NaiveManager("m1", history)])
+    world.start()
+    world.settle(1)
+    world.managers[0].grants_leases = False
+    world.tick(28)
+    world.tick(2)
+    world.tick(28)
+    world.restart()
+    world.tick(2)
+    world.tick(58)
+    world.tick(2)
+    world.managers[0].grants_leases = True
+    world.settle(3)
+    return world
+
+
 def eviction() -> World:
     """An evicted node wipes, reports it, and comes back a minute later to be told the same."""
     world, _ = _world()
@@ -105,6 +128,7 @@ SCENARIOS: dict[str, Callable[[], World]] = {
         manager_dies,
         lagging_manager,
         lease_lost_and_regained,
+        leases_of_their_own,
         eviction,
         renewal,
     )

@@ -5,6 +5,7 @@ The agent's mounts are dictionaries; everything the core asks for is carried out
 `agent.main` does it.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -43,6 +44,8 @@ class World:
         self.wires: dict[int, deque[wire.FromManager]] = {}
         self.peers: dict[int, NaiveManager] = {}
         self.broken_services: set[str] = set()
+        self._asked: dict[tuple[int, int], float] = {}
+        self._granted = (-math.inf, 0.0)
         self._draw = draw
         self._links = 0
         self._dial_at: list[float] = []
@@ -72,6 +75,9 @@ class World:
         if not keep:
             del queue[index]
         self._note(f"  m->a {link} {describe(message)}")
+        if isinstance(message, wire.Lease):
+            sent_s = self._asked[link, message.number]
+            self._granted = max(self._granted, (sent_s, message.lease_s))
         self.run(self.session.on_message(link, message, self.now_s))
 
     def drop(self, link: int, index: int = 0) -> None:
@@ -115,6 +121,17 @@ class World:
                         self.deliver(link)
             self.tick(1.0)
 
+    def overdue(self) -> list[str]:
+        """Return the mounted files that have outlived their lease, by the world's own count."""
+        sent_s, node_s = self._granted
+        return [
+            file.target
+            for service in self.mounted.values()
+            for file in service.files
+            if file.wipe_on_lease_loss
+            and self.now_s >= sent_s + (node_s if file.lease_s is None else file.lease_s)
+        ]
+
     # --- carrying out ---------------------------------------------------------------------------
 
     def run(self, todo: list[effects.Effect]) -> None:
@@ -125,13 +142,16 @@ class World:
         match effect:
             case effects.Send(link, message):
                 self._note(f"  a->m {link} {describe(message)}")
+                if isinstance(message, wire.LeaseRequest):
+                    self._asked[link, message.number] = self.now_s
                 if link in self.wires:
                     self.wires[link].extend(self.peers[link].receive(link, message))
             case effects.Apply():
                 self._apply(effect)
             case effects.WipeLapsed(services):
-                self._note("  wipe lapsed")
                 for service in services:
+                    kept = " ".join(file.target for file in service.files) or "nothing"
+                    self._note(f"  wipe lapsed of {service.name}, keep {kept}")
                     self._keep_only(service)
             case effects.WipeAll(reason):
                 self._note(f"  wipe all: {reason}")

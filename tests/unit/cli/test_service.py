@@ -53,7 +53,7 @@ def test_create_with_everything(run: Run, manager: Canned, context: Context) -> 
     answering(manager)
     done = run(
         *("service", "create", "web", "--detach", "--replicas", "3", "--uid", "7", "--gid", "8"),
-        *("--secret", "source=db,target=pw,uid=1,gid=2,mode=0400,version=4,on-lease-loss=wipe"),
+        *("--secret", "source=db,target=pw,uid=1,gid=2,mode=0400,version=4,on-lease-loss=wipe,lease=5m"),
         *("--constraint", "node.labels.zone==a", "--constraint", "node.name!=n1"),
         *("--label", "team=red", "--on-change-timeout", "5s"),
         *("--on-change-command", "/bin/reload", "--on-change-command", "now"),
@@ -70,6 +70,7 @@ def test_create_with_everything(run: Run, manager: Canned, context: Context) -> 
                 "mode": "0400",
                 "version": "4",
                 "on_lease_loss": "wipe",
+                "lease_s": 300.0,
             }
         ],
         "constraints": ["node.labels.zone==a", "node.name!=n1"],
@@ -90,6 +91,8 @@ def test_create_with_everything(run: Run, manager: Canned, context: Context) -> 
         ["--secret", "source=a,colour=red"],
         ["--secret", "source=a,uid=root"],
         ["--secret", "source="],
+        ["--secret", "source=a,lease=soon"],
+        ["--secret", "source=a,lease=1m,lease=2m"],
         ["--replicas", "2", "--global"],
         ["--replicas", "-1"],
         ["--label", "novalue"],
