@@ -14,9 +14,16 @@ import structlog
 from cluster.control.expiry import expiring, next_warning
 from cluster.control.policy import Action
 from cluster.control.rotation_records import needed_by_rotations
-from cluster.control.versions import Settled, last_left, needed_by_specs, next_due, settled
+from cluster.control.versions import (
+    Settled,
+    last_left,
+    needed_by_specs,
+    next_due,
+    pinned_by,
+    settled,
+)
 from cluster.protocol.ids import SecretId, VersionNumber
-from cluster.store.records import Kind, RolloutKind, SecretRecord
+from cluster.store.records import Kind, SecretRecord
 from cluster.store.sealed_store import SealedStore
 from cluster.store.steps import Remove, Replace, Step
 from cluster.store.view import Stored, View
@@ -92,21 +99,30 @@ def needed_versions(view: View, secret: SecretRecord) -> frozenset[int]:
     """Return the numbers that may be neither retired nor destroyed now."""
     secret_id = SecretId(secret.id)
     services = [stored.record for stored in view.services_referring_to(secret_id)]
-    needed = needed_by_specs(secret, services) | needed_by_rollouts(view, secret_id)
+    needed = needed_by_specs(secret, services) | needed_by_rollouts(view, secret)
     return needed | needed_by_rotations(view, secret_id)
 
 
-def needed_by_rollouts(view: View, secret_id: SecretId) -> frozenset[int]:
-    """Return the numbers that an unfinished rollout may still issue or go back to."""
-    stored = view.secrets.get(secret_id)
-    left = last_left(stored.record) if stored is not None else None
-    rotating = any(
-        one.record.finished_at is None
-        and one.record.what is RolloutKind.ROTATE
-        and one.record.secret_id == secret_id
-        for one in view.rollouts.values()
-    )
-    return frozenset({left.number}) if rotating and left is not None else frozenset()
+def needed_by_rollouts(view: View, secret: SecretRecord) -> frozenset[int]:
+    """Return the numbers that an unfinished rollout may still issue or go back to.
+
+    One that goes to all tasks at once issues the new version alone. It keeps the version before
+    only where nobody said for how long: a node that is away must not prolong an overlap.
+    """
+    needed: set[int] = set()
+    for rollout in (stored.record for stored in view.rollouts.values()):
+        if rollout.finished_at is not None:
+            continue
+        needed |= pinned_by(secret.id, (held.spec for held in rollout.held_specs))
+        if rollout.secret_id != secret.id:
+            continue
+        if rollout.policy is None:
+            left = last_left(secret)
+            needed |= {left.number} if left is not None and left.retire_at is None else set()
+        else:
+            held = (rollout.before_version, *(target.before for target in rollout.targets))
+            needed |= {number for number in held if number is not None}
+    return frozenset(needed)
 
 
 def settling(view: View, stored: Stored[SecretRecord], after: Settled) -> list[Step]:

@@ -189,10 +189,14 @@ def specs_of(service: ServiceRecord) -> Iterable[ServiceSpec]:
 
 def pinned_versions(secret_id: SecretId, services: Iterable[ServiceRecord]) -> frozenset[int]:
     """Return the version numbers of a secret that some current or previous spec names."""
+    return pinned_by(secret_id, (spec for service in services for spec in specs_of(service)))
+
+
+def pinned_by(secret_id: str, specs: Iterable[ServiceSpec]) -> frozenset[int]:
+    """Return the version numbers of a secret that some of `specs` name."""
     return frozenset(
         reference.version
-        for service in services
-        for spec in specs_of(service)
+        for spec in specs
         for reference in spec.references
         if reference.secret_id == secret_id and reference.version is not None
     )

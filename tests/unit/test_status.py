@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import msgspec
 import pytest
 
 from cluster.control.policy import Principal, Role
+from cluster.control.requests import RequestContext
+from cluster.control.version_terms import VersionTerms
 from cluster.duties import ALIVE_PREFIX
 from cluster.protocol.errors import PermissionDenied
 from cluster.protocol.ids import ManagerId
+from cluster.protocol.secret_bytes import SecretBytes
 from cluster.status import ClusterStatus
 from cluster.store.records import (
     Kind,
@@ -153,3 +157,31 @@ async def test_secrets_that_an_evicted_node_held_are_counted_without_their_names
     await write(founded, exposed)
     (why,) = [why for why in await findings(founded) if "evicted" in why]
     assert why.startswith("secrets to rotate because a node that held them was evicted: 1;")
+
+
+async def test_versions_that_expire_are_named_to_whoever_may_know(founded: Founded) -> None:
+    """Seven days before, and after; a deployer learns of his own, root of the machine of none."""
+    secrets, clock = founded.cases.secrets, founded.clock
+    admin = RequestContext(Principal(None, "ada", Role.ADMIN), "a" * 26, "d")
+    for number, (name, days, labels) in enumerate(
+        [("old", 1, {"team": "red"}), ("soon", 8, {}), ("later", 30, {"team": "red"})]
+    ):
+        terms = VersionTerms(expires_in_s=days * 86_400.0)
+        asked = replace(admin, request_id=str(2 + number) * 26)
+        await secrets.create(asked, name, labels, SecretBytes(b"x"), terms)
+    clock.advance(timedelta(days=2))
+    status = status_of(founded)
+    shown: Any = await status.read(operator("aud", Role.AUDITOR))
+    assert [(one["secret"], one["expired"]) for one in shown["expiring"]] == [
+        ("old", True),
+        ("soon", False),
+    ]
+    said = {one["why"]: one["level"] for one in shown["findings"] if "expire" in one["why"]}
+    assert [(why.partition(";")[0], level) for why, level in said.items()] == [
+        ("version 1 of secret old expired at 2026-01-02T00:00:00.000Z", "unhealthy"),
+        ("version 1 of secret soon expires at 2026-01-09T00:00:00.000Z", "weak"),
+    ]
+    shown = await status.read(operator("dan", Role.DEPLOYER, team="red"))
+    assert [one["secret"] for one in shown["expiring"]] == ["old"]
+    assert not any("soon" in one["why"] for one in shown["findings"])
+    assert not any("expire" in why for why in await findings(founded))

@@ -1,0 +1,114 @@
+"""Which files a reference to both versions yields; the rest is in tests/property."""
+
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+
+from cluster.control.versions import first_version, made_primary, rotated, settled
+from cluster.dispatcher.assignments import assignments_of
+from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
+from cluster.store.records import (
+    HeldSpec,
+    SecretRecord,
+    SecretReference,
+    ServiceRecord,
+    ServiceSpec,
+    TaskRecord,
+    TaskState,
+    task_id,
+)
+
+SERVICE, NODE = ServiceId("web"), NodeId("n1")
+BOTH = SecretReference(SecretId("s"), "db", "password", mode=0o400, uid=7, previous=True)
+
+
+class Records:
+    """One service on one node."""
+
+    def __init__(self, secret: SecretRecord, *references: SecretReference) -> None:
+        self._secret = secret
+        self._service = ServiceRecord(
+            id=SERVICE,
+            name="web",
+            spec=ServiceSpec(references=references),
+            created_at=0.0,
+            updated_at=0.0,
+        )
+
+    def tasks_of_node(self, node_id: NodeId) -> Iterable[TaskRecord]:
+        yield TaskRecord(
+            id=task_id(SERVICE, node_id),
+            service_id=SERVICE,
+            node_id=node_id,
+            state=TaskState.RUNNING,
+            created_at=0.0,
+        )
+
+    def service(self, service_id: ServiceId) -> ServiceRecord | None:
+        return self._service if service_id == SERVICE else None
+
+    def secret(self, secret_id: SecretId) -> SecretRecord | None:
+        return self._secret if secret_id == self._secret.id else None
+
+    def held_spec(self, task: TaskRecord) -> HeldSpec | None:
+        return None
+
+    def held_version(self, task: TaskRecord, secret_id: SecretId) -> VersionNumber | None:
+        return None
+
+
+@pytest.fixture
+def secret() -> SecretRecord:
+    return SecretRecord(
+        id="s",
+        name="db",
+        versions=(first_version(1, 0.0, "test"),),
+        next_number=2,
+        created_at=0.0,
+        updated_at=0.0,
+    )
+
+
+def files(secret: SecretRecord, *references: SecretReference) -> dict[str, int]:
+    """Return the version in each file."""
+    assigned = assignments_of(Records(secret, *references), NODE)[SERVICE]
+    return {file.target: file.version for file in assigned.files}
+
+
+def test_without_a_version_before_there_is_one_file(secret: SecretRecord) -> None:
+    assert files(secret, BOTH) == {"password": 1}
+
+
+def test_an_active_version_before_is_in_the_second_file(secret: SecretRecord) -> None:
+    after = rotated(secret, 1, 1.0, "test", overlap_s=10.0)
+    assert files(after, BOTH) == {"password": 2, "password.previous": 1}
+    plain = msgspec.structs.replace(BOTH, previous=False)
+    assert files(after, plain) == {"password": 2}
+
+
+def test_both_files_have_one_owner_and_mode(secret: SecretRecord) -> None:
+    after = rotated(secret, 1, 1.0, "test", overlap_s=10.0)
+    assigned = assignments_of(Records(after, BOTH), NODE)[SERVICE]
+    assert [(file.uid, file.mode) for file in assigned.files] == [(7, 0o400)] * 2
+
+
+def test_the_second_file_goes_when_the_version_is_retired(secret: SecretRecord) -> None:
+    after = rotated(secret, 1, 1.0, "test", overlap_s=10.0)
+    assert files(settled(after, 11.0, ()).record, BOTH) == {"password": 2}
+
+
+def test_an_older_version_that_is_still_active_does_not_take_its_place(
+    secret: SecretRecord,
+) -> None:
+    """The version before is the one that was primary before, not any that is left."""
+    after = rotated(secret, 1, 1.0, "test", overlap_s=100.0)
+    after = rotated(after, 1, 2.0, "test", overlap_s=1.0)
+    assert files(after, BOTH) == {"password": 3, "password.previous": 2}
+    assert files(settled(after, 5.0, ()).record, BOTH) == {"password": 3}
+
+
+def test_a_version_that_was_rolled_back_from_is_not_handed_out(secret: SecretRecord) -> None:
+    after = rotated(secret, 1, 1.0, "test", overlap_s=100.0)
+    after = made_primary(after, 1, 2.0, overlap_s=0.0)
+    assert files(after, BOTH) == {"password": 1}
