@@ -10,6 +10,8 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The whole environment of a hook."""
 NOT_STARTED = 126
 """Exit status where the manager was gone before, or the program cannot be executed."""
 
@@ -20,8 +22,10 @@ def main() -> None:
     refused = ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
     if refused or os.getppid() != int(parent_pid):
         sys.exit(NOT_STARTED)
+    # An interpreter ignores it, and the hook would inherit that.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execv(program, [program])  # noqa: S606  # checked by the hook directory
+        os.execve(program, [program], {"PATH": PATH})  # noqa: S606  # checked by the hook directory
     except OSError:
         sys.exit(NOT_STARTED)
 

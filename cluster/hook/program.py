@@ -16,7 +16,6 @@ from typing import Final
 from cluster.hook import launch
 from cluster.protocol.errors import HookFailed
 
-PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _END_S: Final = 5.0
 
 
@@ -28,7 +27,7 @@ async def run_program(path: Path, message: bytes, timeout_s: float) -> None:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
-            env={"PATH": PATH},
+            env={},
             cwd="/",
             start_new_session=True,
         )  # fmt: skip
