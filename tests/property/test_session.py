@@ -89,6 +89,8 @@ def test_files_under_a_lease_never_outlive_it(script: list[Step]) -> None:
     world.start()
     play(world, history, script)
 
+    manager.view = history.newest
+    world.settle(seconds=3.0)
     manager.grants_leases = False
     for seconds in (35.0, 35.0, 35.0, 600.0):
         world.tick(seconds)

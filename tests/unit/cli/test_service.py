@@ -53,7 +53,8 @@ def test_create_with_everything(run: Run, manager: Canned, context: Context) -> 
     answering(manager)
     done = run(
         *("service", "create", "web", "--detach", "--replicas", "3", "--uid", "7", "--gid", "8"),
-        *("--secret", "source=db,target=pw,uid=1,gid=2,mode=0400,version=4,on-lease-loss=wipe,lease=5m"),
+        "--secret",
+        "source=db,target=pw,uid=1,gid=2,mode=0400,version=4,on-lease-loss=wipe,lease=5m",
         *("--constraint", "node.labels.zone==a", "--constraint", "node.name!=n1"),
         *("--label", "team=red", "--on-change-timeout", "5s"),
         *("--on-change-command", "/bin/reload", "--on-change-command", "now"),
