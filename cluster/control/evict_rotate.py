@@ -35,10 +35,11 @@ NOTHING: Final = "nothing to do"
 
 
 class ScheduledRotations(Protocol):
-    """Starts the rotation of a secret that knows how to make its next value."""
+    """Starts the rotation of a secret that knows how to make its next value, or joins the one
+    under way."""
 
     async def start(self, context: RequestContext, name: str) -> Answer:
-        """Start a rotation by the secret's own schedule, or join the one under way."""
+        """Start a rotation by the secret's own schedule."""
         ...
 
 
@@ -66,7 +67,7 @@ class Evictions:
             await self._requests.store.barrier()
             held = held_versions(self._requests.store.view, node_id)
             await self._mark(context.principal, node_id, held)
-            failed = await self._start(context, node_id, held)
+            failed = await self._start(context, held)
             report = _report(self._requests.store.view, held, failed)
         return Answer(200, self._body(node_id, report))
 
@@ -103,11 +104,12 @@ class Evictions:
             resource = Resource(Kind.NODE.value, name)
             entry = authorize(principal, Action.SECRET_EXPOSE, resource, now)
             names = " ".join(stored.record.name for stored in unmarked)
+            detail = f"operation {operation_id(node_id)}: {names}"
             steps = tuple(
                 Replace(s, _marked(s.record, held[SecretId(s.record.id)], name, now.timestamp()))
                 for s in unmarked
             )
-            return Write(steps, (msgspec.structs.replace(entry, detail=names),))
+            return Write(steps, (msgspec.structs.replace(entry, detail=detail),))
 
         while any(True for _ in _unmarked(store.view, held)):
             await store.update(decide)
@@ -115,10 +117,12 @@ class Evictions:
     async def _start(
         self,
         context: RequestContext,
-        node_id: NodeId,
         held: dict[SecretId, frozenset[VersionNumber]],
     ) -> dict[SecretId, str]:
-        """Start what rotates by itself; return why those that should have started did not."""
+        """Start what rotates by itself; return why those that should have started did not.
+
+        One that is under way is joined, so asking again, by whomever, starts nothing twice.
+        """
         failed: dict[SecretId, str] = {}
         if self._scheduled is None:
             return failed
@@ -127,9 +131,8 @@ class Evictions:
             secret = _scheduled_primary(view, secret_id, held[secret_id])
             if secret is None:
                 continue
-            own = _context(context, node_id, secret)
             try:
-                await self._scheduled.start(own, secret.name)
+                await self._scheduled.start(_context(context, secret), secret.name)
             except ClusterError as error:
                 failed[secret_id] = error.message
         return failed
@@ -160,11 +163,10 @@ def operation_id(node_id: NodeId) -> str:
     return _derived("evict", node_id)
 
 
-def _context(context: RequestContext, node_id: NodeId, secret: SecretRecord) -> RequestContext:
-    """Return the context of one rotation: the same one, whoever takes the eviction up again."""
-    number = str(secret.primary.number)
-    request_id = _derived("evict-rotate", node_id, secret.id, number)
-    return RequestContext(context.principal, request_id, request_id)
+def _context(context: RequestContext, secret: SecretRecord) -> RequestContext:
+    """Return the context of one rotation: a resent eviction asks for the very same."""
+    request_id = _derived("evict-rotate", context.request_id, secret.id)
+    return RequestContext(context.principal, request_id, context.digest)
 
 
 def _derived(*parts: str) -> str:
