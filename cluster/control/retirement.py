@@ -16,12 +16,14 @@ from cluster.control.policy import Action
 from cluster.control.rotation_records import needed_by_rotations
 from cluster.control.versions import (
     Settled,
+    active_count,
     last_left,
     needed_by_specs,
     next_due,
     pinned_by,
     settled,
 )
+from cluster.protocol.errors import Conflict
 from cluster.protocol.ids import SecretId, VersionNumber
 from cluster.store.records import Kind, SecretRecord
 from cluster.store.sealed_store import SealedStore
@@ -32,8 +34,11 @@ from cluster.system import Clock
 log = structlog.get_logger(__name__)
 
 LOOK_AGAIN_S: Final = 60.0
+CROWDED: Final = 10
+"""Active versions of one secret from which on a rotation retires by itself what is due."""
+MAX_ACTIVE: Final = 40
 SECRETS_PER_WRITE: Final = 10
-STEPS_PER_WRITE: Final = 100
+STEPS_PER_WRITE: Final = 60
 _CONCERNED: Final = frozenset({Kind.SECRET, Kind.SERVICE, Kind.ROLLOUT, Kind.ROTATION})
 
 Commit = Callable[[Sequence[Step], Action, str], Awaitable[None]]
@@ -93,6 +98,22 @@ class Retirement:
 
     def _now_s(self) -> float:
         return self.clock.now().timestamp()
+
+
+def made_room(view: View, secret: SecretRecord, now_s: float) -> Settled:
+    """Return `secret` ready for one more version. Raises Conflict when too many must stay active.
+
+    Rotations may be faster than the duty, or it may be changing hands.
+    """
+    if active_count(secret) < CROWDED:
+        return Settled(secret)
+    after = settled(secret, now_s, needed_versions(view, secret))
+    if active_count(after.record) >= MAX_ACTIVE:
+        raise Conflict(
+            f"secret {secret.name!r} has {MAX_ACTIVE} active versions; wait until an overlap ends, "
+            "rotate with a shorter one, or let services pin fewer"
+        )
+    return after
 
 
 def needed_versions(view: View, secret: SecretRecord) -> frozenset[int]:

@@ -11,9 +11,10 @@ import msgspec
 
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.new_primary import new_primary
+from cluster.control.rollout_policy import UNCHANGED, PolicyChange
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
-from cluster.control.retirement import value_removals
+from cluster.control.retirement import made_room, value_removals
 from cluster.control.rotation_records import open_rotation, rotation_removals
 from cluster.control.secret_shown import secret_shown
 from cluster.control.version_terms import (
@@ -102,10 +103,11 @@ class Secrets:
         name: str,
         value: SecretBytes,
         terms: VersionTerms = NO_TERMS,
+        policy: PolicyChange = UNCHANGED,
     ) -> Answer:
         """Make `value` the primary version and start its rollout. Raises SecretNotFound.
 
-        `terms`: overlap and expiry of this rotation alone.
+        `terms`: overlap and expiry of this rotation alone; `policy`: how it alone goes out.
         """
         _check_size(value)
         check_terms(terms)
@@ -116,18 +118,23 @@ class Secrets:
             now_s = self._now_s()
             expires_at = expiry_of(terms, now_s)
             overlap_s = overlap_of(terms, stored.record.primary, expires_at, now_s)
+            room = made_room(view, stored.record, now_s)
             after = rotated(
-                stored.record, len(value), now_s, by, overlap_s=overlap_s, expires_at=expires_at
+                room.record, len(value), now_s, by, overlap_s=overlap_s, expires_at=expires_at
             )
-            change = new_primary(view, stored, after, self._id(), by)
+            change = new_primary(view, stored, after, self._id(), by, policy)
             number = after.primary.number
-            value_step = Create(_value_record(SecretId(after.id), number, value))
+            secret_id = SecretId(after.id)
+            values: list[Step] = [
+                Create(_value_record(secret_id, number, value)),
+                *value_removals(view, secret_id, room.destroyed),
+            ]
             answer: dict[str, JSON] = {
                 "name": name,
                 "version": number,
                 "rollout": change.rollout.id,
             }
-            return Decision([*change.steps, value_step], answer)
+            return Decision([*change.steps, *values], answer)
 
         return await self._requests.run_once(
             context, Action.SECRET_ROTATE, lambda view: [secret_resource(view, name)], decide

@@ -131,6 +131,11 @@ def rollback_target(secret: SecretRecord, number: int | None = None) -> SecretVe
     return version
 
 
+def active_count(secret: SecretRecord) -> int:
+    """Return how many versions are active beside the primary."""
+    return sum(version.state is VersionState.ACTIVE for version in secret.versions)
+
+
 def last_left(secret: SecretRecord) -> SecretVersion | None:
     """Return the version that was primary last before this one, or None where none was."""
     left = (version for version in secret.versions if version.left_turn)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from cluster.control.retirement import CROWDED, MAX_ACTIVE
 from cluster.control.service_draft import ReferenceDraft
 from cluster.control.version_terms import VersionTerms
 from cluster.protocol.errors import (
@@ -422,3 +423,26 @@ async def test_what_the_duty_did_is_in_the_audit(lab: ControlLab) -> None:
         if entry.action == "secret.retire"
     ]
     assert details == ["db/1 retired", "db/2 retired, db/1 destroyed"]
+
+
+async def test_rotations_faster_than_the_duty_retire_what_is_due_themselves(
+    lab: ControlLab,
+) -> None:
+    await lab.secret("db", b"1")
+    for number in range(2, CROWDED + 3):
+        await rotate(lab, str(number).encode(), VersionTerms(overlap_s=0))
+    found = states(lab)
+    assert list(found.values()).count("active") <= 2
+    assert found[CROWDED + 2] == "primary"
+    assert len(lab.view.secret_values) == list(found.values()).count("active") + 2
+
+
+async def test_too_many_overlaps_are_refused_and_the_primary_stays(lab: ControlLab) -> None:
+    await lab.secret("db", b"1")
+    for _ in range(MAX_ACTIVE):
+        await rotate(lab, b"x", OVERLAP)
+    with pytest.raises(Conflict, match="wait until an overlap ends"):
+        await rotate(lab, b"y")
+    assert states(lab)[MAX_ACTIVE + 1] == "primary"
+    lab.clock.advance(600)
+    await rotate(lab, b"y")
