@@ -1,5 +1,6 @@
 """Values that the cluster makes: `/v1/secrets/{name}/generated`, `schedule`, `rotation`; hooks."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -8,6 +9,7 @@ from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded
 from cluster.api.waiting import until_over
+from cluster.control.requests import JSON
 from cluster.control.scheduled import RotationDraft, Scheduled, ScheduleDraft
 from cluster.control.secrets import Secrets
 from cluster.control.version_terms import VersionTerms
@@ -68,12 +70,12 @@ def routes(edge: Edge, secrets: Secrets, scheduled: Scheduled) -> APIRouter:
         wait: Annotated[float, Query(ge=0, le=WAIT_LIMIT_S)] = 0.0,
     ) -> Response:
         """Show a secret's schedule and how its newest rotation stands; with `wait`, answer when
-        that is over or after so many seconds."""
+        its new version is in place, when it failed, or after so many seconds."""
         principal = await edge.principal(request)
         found = await until_over(
             edge.store.view,
             lambda: scheduled.inspect(principal, name),
-            lambda seen: not isinstance(seen["rotation"], dict) or bool(seen["rotation"]["done"]),
+            _is_settled,
             wait,
         )
         return edge.answer(found)
@@ -90,3 +92,8 @@ def routes(edge: Edge, secrets: Secrets, scheduled: Scheduled) -> APIRouter:
         return edge.answer({"hooks": scheduled.hooks(await edge.principal(request))})
 
     return router
+
+
+def _is_settled(seen: Mapping[str, JSON]) -> bool:
+    rotation = seen["rotation"]
+    return not isinstance(rotation, Mapping) or bool(rotation["settled"])

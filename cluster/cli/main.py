@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "context": ("cluster.cli.context", "which cluster these commands talk to"),
     "key": ("cluster.cli.key", "rotate the key that seals the store"),
     "store": ("cluster.cli.store", "the storage engine of this machine's manager"),
+    "hook": ("cluster.cli.hook", "programs that change credentials at third parties"),
     "manager": ("cluster.cli.manager", "run the manager; list managers"),
 }
 """Command: the module that holds it, and its line in the help."""

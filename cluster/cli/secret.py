@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 
-from cluster.cli import answers
+from cluster.cli import answers, secret_rotation
 from cluster.cli.arguments import (
     Parser,
     add_connection,
@@ -14,7 +14,8 @@ from cluster.cli.arguments import (
 from cluster.cli.connection import connect, path_of
 from cluster.cli.credentials import read_value
 from cluster.cli.exposure import add_where
-from cluster.cli.output import ExitCode, print_object, print_result, print_rows, warn
+from cluster.cli.generation import add_generation, add_give_up, add_schedule
+from cluster.cli.output import ExitCode, complain, print_object, print_result, print_rows, warn
 from cluster.cli.secret_versions import add_terms, add_version_verbs, terms_query
 
 _COLUMNS = (
@@ -37,6 +38,9 @@ def add_commands(parser: Parser) -> None:
     create.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
     add_labels(create)
     add_terms(create, keep=True)
+    add_generation(create)
+    add_schedule(create)
+    add_waiting(create)
     add_connection(create)
     create.set_defaults(run=_create)
 
@@ -67,9 +71,16 @@ def add_commands(parser: Parser) -> None:
     rotate.add_argument("name", metavar="NAME")
     rotate.add_argument("file", metavar="FILE", nargs="?", help="file with the value, or -")
     add_terms(rotate, keep=False)
+    add_generation(rotate, optional_kind=True)
+    add_give_up(rotate)
     add_waiting(rotate)
     add_connection(rotate)
     rotate.set_defaults(run=_rotate)
+
+    rotation = verbs.add_parser("rotation", help="show its schedule and how its rotation stands")
+    rotation.add_argument("name", metavar="NAME")
+    add_connection(rotation)
+    rotation.set_defaults(run=secret_rotation.show)
 
     add_version_verbs(verbs)
 
@@ -90,12 +101,24 @@ _VALUE_HELP = "The value is read from FILE, or from standard input: never from a
 
 
 def _create(args: Namespace) -> int:
+    wrong = secret_rotation.contradiction(args)
+    if wrong:
+        return complain(wrong, ExitCode.USAGE)
+    if args.generate is not None and args.file is None:
+        answer = secret_rotation.generate(args)
+    else:
+        answer = _create_given(args)
+    print_result(args, answer, f"secret {args.name} created, version 1", "name")
+    if secret_rotation.has_schedule(args):
+        return secret_rotation.schedule_new(args, connect(args))
+    return ExitCode.DONE
+
+
+def _create_given(args: Namespace) -> answers.Answer:
     value = read_value(args.file)
     labels = [("label", f"{key}={item}") for key, item in args.label]
     query = [("name", args.name), *labels, *terms_query(args)]
-    answer = connect(args).write("POST", "/v1/secrets", query=query, value=value)
-    print_result(args, answer, f"secret {args.name} created, version 1", "name")
-    return ExitCode.DONE
+    return connect(args).write("POST", "/v1/secrets", query=query, value=value)
 
 
 def _list(args: Namespace) -> int:
@@ -117,6 +140,10 @@ def _inspect(args: Namespace) -> int:
 def _rotate(args: Namespace) -> int:
     from cluster.cli.rollouts import follow
 
+    if args.give_up:
+        return secret_rotation.give_up(args)
+    if args.generate is not None:
+        return secret_rotation.rotate(args)
     value = read_value(args.file)
     connection = connect(args)
     path = path_of("secrets", args.name, "versions")

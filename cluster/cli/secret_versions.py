@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cluster.cli import answers
 from cluster.cli.arguments import Parser, add_connection, add_waiting, count, duration, positive
 from cluster.cli.connection import Connection, connect, path_of
+from cluster.cli.generation import add_schedule_change
 from cluster.cli.output import ExitCode, cell, complain, print_json, print_result, print_rows, say
 from cluster.protocol.errors import SecretNotFound
 
@@ -98,6 +99,7 @@ def add_version_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     update.set_defaults(run=_update)
     add_terms(update, keep=True, never=True)
+    add_schedule_change(update)
     for verb in (versions, rollback, update):
         verb.add_argument("name", metavar="NAME")
         add_connection(verb)
@@ -143,7 +145,14 @@ def _roll_back(args: Namespace) -> int:
 
 
 def _update(args: Namespace) -> int:
-    answer = connect(args).write("PATCH", path_of("secrets", args.name), terms_of(args))
+    from cluster.cli import secret_rotation
+
+    connection = connect(args)
+    answer: answers.Answer = {"name": args.name}
+    scheduled = secret_rotation.update_schedule(args, connection)
+    if terms_of(args) or scheduled is None:
+        answer = connection.write("PATCH", path_of("secrets", args.name), terms_of(args))
+    answer |= scheduled or {}
     print_result(args, answer, f"secret {args.name} updated", "name")
     return ExitCode.DONE
 

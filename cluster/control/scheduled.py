@@ -264,6 +264,7 @@ def _shown(rotation: RotationRecord | None) -> dict[str, JSON] | None:
         "operation": rotation.id,
         "step": rotation.step.value,
         "done": rotation.finished_at is not None,
+        "settled": rotation.finished_at is not None or rotation.step is RotationStep.RETIRE,
         "version": rotation.version,
         "previous": rotation.previous,
         "hook": rotation.hook,
