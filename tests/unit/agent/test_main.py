@@ -11,7 +11,7 @@ import pytest
 from agent import local_call
 from agent.config import AgentConfig
 from agent.identity import DataDirectory
-from agent.main import Agent
+from agent.main import TICK_S, Agent
 from cluster.protocol import wire
 from cluster.protocol.errors import AlreadyExists, NotFound
 from cluster.system import SystemClock, SystemEntropy
@@ -197,6 +197,45 @@ async def test_lapsed_lease_wipes_and_a_new_one_restores(
             manager.core.grants_leases = True
             clock.advance(25.0)
             await until(lambda: content(config, "a") == b"value of a version 1")
+
+
+@pytest.mark.threat("T-33")
+async def test_calendar_has_no_say_in_a_lease(config: AgentConfig, history: History) -> None:
+    """The wall clock goes back a year: the lease ends all the same, and not before its time."""
+    history.commit({RED: service("red", ("a", 1), ("b", 1), uid=61001, leases={"a": 30.0})})
+    clock = ManualClock(SystemClock().now())
+    async with served(ServedManager("m1", history, ClusterAuthority())) as manager:
+        enrol(config, manager)
+        async with running(config, clock):
+            await until(lambda: content(config, "a") is not None)
+            await until((config.run_dir / "lease.json").exists)
+            manager.core.grants_leases = False
+            clock.jump(clock.now() - timedelta(days=365))
+            clock.advance(29.0)
+            await asyncio.sleep(2 * TICK_S)
+            assert content(config, "a") is not None
+            clock.advance(1.0)
+            await until(lambda: content(config, "a") is None)
+            assert content(config, "b") is not None
+
+
+@pytest.mark.threat("T-33")
+async def test_restarted_agent_wipes_what_its_own_lease_no_longer_covers(
+    config: AgentConfig, history: History
+) -> None:
+    leases = {"a": 30.0, "b": 120.0}
+    history.commit({RED: service("red", ("a", 1), ("b", 1), uid=61001, leases=leases)})
+    clock = ManualClock(SystemClock().now())
+    async with served(ServedManager("m1", history, ClusterAuthority())) as manager:
+        enrol(config, manager)
+        async with running(config, clock):
+            await until(lambda: content(config, "a") is not None)
+            await until((config.run_dir / "lease.json").exists)
+    assert content(config, "a") is not None
+    clock.advance(60.0, asleep=True)
+    async with running(config, clock):
+        await until(lambda: content(config, "a") is None)
+        assert content(config, "b") == b"value of b version 1"
 
 
 async def test_agent_stopped_over_its_lease_wipes_when_it_starts_without_managers(
