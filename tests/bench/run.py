@@ -1,6 +1,6 @@
 """Measures a running cluster: a Markdown table on standard output, `build/bench/latest.json`.
 
-    python -m tests.bench.run [sqlite] [etcd]
+    python -m tests.bench.run [sqlite] [etcd] [envelope]
 
 Needs root, as agents do. Figures hold for this machine and its load, which each row names.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.bench.envelopes import envelopes
 from tests.bench.measurements import on_one_manager, on_three_managers
 from tests.bench.rows import Row, as_table, save
 
@@ -17,6 +18,7 @@ LATEST: Final = Path(__file__).parents[2] / "build" / "bench" / "latest.json"
 SUITES: Final[dict[str, Callable[[], list[Row]]]] = {
     "sqlite": on_one_manager,
     "etcd": on_three_managers,
+    "envelope": envelopes,
 }
 
 
