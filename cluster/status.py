@@ -15,6 +15,7 @@ from cluster.control.expiry import expiring_shown, findings
 from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Requests
+from cluster.control.rotation_shown import failing_rotations
 from cluster.dispatcher.presence import Presence
 from cluster.duties import ALIVE_PREFIX
 from cluster.engine.seam import EngineStatus
@@ -158,6 +159,7 @@ class ClusterStatus:
                 "see docs/how-to/integrity.md"
             )
         yield from self._exposed()
+        yield from self._rotating()
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
@@ -168,6 +170,14 @@ class ClusterStatus:
             yield _unhealthy(
                 f"secrets to rotate because a node that held them was evicted: {exposed}; see "
                 "`strongroom secret ls`"
+            )
+
+    def _rotating(self) -> Iterable[dict[str, JSON]]:
+        failing = failing_rotations(self.store.view)
+        if failing:
+            yield _unhealthy(
+                f"secrets whose rotation failed or is refused: {failing}; their old versions stay; "
+                "see `strongroom secret ls`"
             )
 
     def _weak_nodes(self) -> Iterable[dict[str, JSON]]:

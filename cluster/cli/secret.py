@@ -129,6 +129,9 @@ def _list(args: Namespace) -> int:
     for row in secrets if args.format == "table" and not args.quiet else ():
         if row.get("must_rotate"):
             warn(f"secret {row.get('name')} {row['must_rotate']}")
+        rotation = row.get("rotation")
+        if isinstance(rotation, dict) and rotation.get("failing"):
+            warn(f"secret {row.get('name')}: its rotation met an error: {rotation.get('error')}")
     return ExitCode.DONE
 
 

@@ -12,7 +12,7 @@ _NEEDING_BOTH = frozenset({RotationStep.CONFIRM, RotationStep.REVERT})
 
 def rotations_of(view: View, secret_id: SecretId) -> list[Stored[RotationRecord]]:
     """Return the rotations of a secret, the newest last."""
-    found = [s for s in view.rotations.values() if s.record.secret_id == secret_id]
+    found = view.rotations_of(secret_id)
     return sorted(found, key=lambda stored: (stored.record.started_at, stored.record.id))
 
 

@@ -12,15 +12,10 @@ from typing import Final
 import msgspec
 
 from cluster.control.generators import recipe
-from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
-from cluster.control.rotation_records import (
-    candidate_removal,
-    latest_rotation,
-    new_rotation,
-    open_rotation,
-)
+from cluster.control.rotation_records import candidate_removal, new_rotation, open_rotation
+from cluster.control.rotation_shown import shown_rotation, shown_schedule
 from cluster.control.rotation_steps import given_up
 from cluster.control.secrets import get_secret, secret_resource
 from cluster.hook.contract import Hooks
@@ -234,48 +229,6 @@ def next_time(every_s: float, now_s: float, entropy: Entropy) -> float | None:
     """Return when the rotation after one at `now_s` is due: up to a twentieth earlier, so that what
     was set up together does not stay together. 0 is never."""
     return now_s + every_s * entropy.uniform(0.95, 1.0) if every_s else None
-
-
-def shown_schedule(schedule: RotationSchedule | None) -> dict[str, JSON]:
-    """Return what an operator sees of a schedule."""
-    if schedule is None:
-        return {"schedule": None}
-    return {
-        "schedule": {
-            "every_s": schedule.every_s,
-            "generator": schedule.generator,
-            "length": schedule.length,
-            "hook": schedule.hook,
-            "next_at": moment(schedule.next_at),
-        }
-    }
-
-
-def shown_rotation(view: View, secret: SecretRecord) -> dict[str, JSON]:
-    """Return a secret's schedule, and its rotation that is under way or was the last."""
-    rotation = latest_rotation(view, SecretId(secret.id))
-    return {**shown_schedule(secret.schedule), "rotation": _shown(rotation)}
-
-
-def _shown(rotation: RotationRecord | None) -> dict[str, JSON] | None:
-    if rotation is None:
-        return None
-    return {
-        "operation": rotation.id,
-        "step": rotation.step.value,
-        "done": rotation.finished_at is not None,
-        "settled": rotation.finished_at is not None or rotation.step is RotationStep.RETIRE,
-        "version": rotation.version,
-        "previous": rotation.previous,
-        "hook": rotation.hook,
-        "attempts": rotation.attempts,
-        "next_try_at": moment(rotation.next_try_at) if rotation.next_try_at else None,
-        "error": rotation.error,
-        "rollout": rotation.rollout,
-        "started_at": moment(rotation.started_at),
-        "started_by": rotation.started_by,
-        "finished_at": moment(rotation.finished_at),
-    }
 
 
 def _started(rotation: RotationRecord, *, queued: bool) -> dict[str, JSON]:

@@ -3,6 +3,7 @@
 from cluster.control.delivered import must_rotate
 from cluster.control.moments import moment
 from cluster.control.requests import JSON
+from cluster.control.rotation_shown import shown_rotation
 from cluster.protocol.ids import NodeId, SecretId
 from cluster.store.records import SecretRecord, SecretVersion, task_id
 from cluster.store.view import View
@@ -20,6 +21,7 @@ def secret_shown(view: View, secret: SecretRecord) -> dict[str, JSON]:
         "keep": secret.keep,
         "overlap_s": secret.overlap_s,
         "expires_at": moment(secret.primary.expires_at),
+        **shown_rotation(view, secret),
         "created_at": moment(secret.created_at),
         "updated_at": moment(secret.updated_at),
         "used_by": sorted(stored.record.name for stored in services),

@@ -6,7 +6,13 @@ Pure: each kind names the terms it is found by, and moving a record moves its te
 from collections import defaultdict
 from collections.abc import Iterable
 
-from cluster.store.records import ReceiptRecord, Record, ServiceRecord, TaskRecord
+from cluster.store.records import (
+    ReceiptRecord,
+    Record,
+    RotationRecord,
+    ServiceRecord,
+    TaskRecord,
+)
 
 Term = tuple[str, str]
 """(index, what is asked for)."""
@@ -49,5 +55,7 @@ def terms(record: Record) -> Iterable[Term]:
             specs = filter(None, (record.spec, record.previous_spec))
             secrets = {ref.secret_id for spec in specs for ref in spec.references}
             return tuple(("service.secret", secret_id) for secret_id in secrets)
+        case RotationRecord():
+            return (("rotation.secret", record.secret_id),)
         case _:
             return ()

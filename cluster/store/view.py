@@ -190,6 +190,10 @@ class View:
         self.rollouts.check()
         return self._holds
 
+    def rotations_of(self, secret_id: SecretId) -> tuple[Stored[RotationRecord], ...]:
+        """Return the rotations of a secret that are under way or remembered."""
+        return self.rotations.pick(self._indexes.get("rotation.secret", secret_id))
+
     def _owner(self, kind: Kind, name: str) -> str:
         stored = self.names.get(name_id(kind, name))
         return "" if stored is None else stored.record.owner
