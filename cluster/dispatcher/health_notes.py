@@ -37,12 +37,17 @@ class HealthNotes:
     _reports: dict[str, HealthReport] = field(default_factory=dict)
 
     def take(self, report: HealthReport) -> None:
-        """Remember a report until `write`; one on a service without a task here is dropped."""
-        if self.store.view.tasks.get(task_id(ServiceId(report.service_id), self.node_id)) is None:
-            # Else a node could make us keep as much as it can think of names.
-            log.warning("agent.health_of_no_task", node_id=self.node_id)
+        """Remember a report until `write`, if it is about what is in place here.
+
+        Acks before it have been written by now, so that one on anything else has come too late, or
+        is made up: kept, it would let a node fill our memory with all it can think of.
+        """
+        stored = _status_of(self.store.view, self.node_id, report)
+        if stored is None or not is_about(report, stored.record):
+            log.info("agent.health_dropped", node_id=self.node_id)
             return
-        self._reports[report.service_id] = report
+        detail = "" if report.healthy else report.detail[:ERROR_LENGTH]
+        self._reports[report.service_id] = msgspec.structs.replace(report, detail=detail)
 
     async def write(self) -> None:
         """Write what changed, many services at once.
@@ -52,6 +57,12 @@ class HealthNotes:
         while batch := dict(islice(self._reports.items(), CHANGES_PER_WRITE)):
             await self.store.update(lambda view, b=batch: self._decide(view, b.values()))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
             for service_id, report in batch.items():
+                log.info(
+                    "service.health",
+                    node_id=self.node_id,
+                    service_id=service_id,
+                    healthy=report.healthy,
+                )
                 if self._reports.get(service_id) is report:
                     del self._reports[service_id]
 
@@ -64,18 +75,14 @@ class HealthNotes:
         if stored is None or not is_about(report, stored.record):
             return
         before = stored.record
-        detail = "" if report.healthy else report.detail[:ERROR_LENGTH]
-        if (before.healthy, before.health_detail) == (report.healthy, detail):
+        if (before.healthy, before.health_detail) == (report.healthy, report.detail):
             return
-        since = before.health_at
-        if before.healthy is not report.healthy:
-            since = self.clock.now().timestamp()
-            level = log.info if report.healthy else log.warning
-            level("service.health", node_id=self.node_id, status=before.id, healthy=report.healthy)
+        changed = before.healthy is not report.healthy
+        since = self.clock.now().timestamp() if changed else before.health_at
         yield Replace(
             stored,
             msgspec.structs.replace(
-                before, healthy=report.healthy, health_detail=detail, health_at=since
+                before, healthy=report.healthy, health_detail=report.detail, health_at=since
             ),
         )
 
