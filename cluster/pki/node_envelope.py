@@ -1,7 +1,7 @@
 """The envelope that values travel in: a manager seals to a key of the node, the mount opens.
 
-A Values message has a data key of its own, drawn fresh, under which its values are sealed by
-AES-256-GCM; the data key is sealed by HPKE to the public key that the agent named in its Hello. So
+A Values message has a message key of its own, drawn fresh, under which its values are sealed by
+AES-256-GCM; the message key is sealed by HPKE to the public key that the agent named in its Hello. So
 neither the WebSocket, nor a queue, nor what the agent has staged holds a value in clear. Bound in,
 and needed again to open: the node, the session, and for each value its secret and version; a
 message that is recorded is worth nothing to another node, in another session, or in another slot.
@@ -43,7 +43,7 @@ OpenValue = Callable[["SealedValue"], SecretBytes]
 
 
 class EnvelopeSuite(StrEnum):
-    """How a data key is sealed, the stronger first; HKDF-SHA256 and AES-256-GCM in each."""
+    """How a message key is sealed, the stronger first; HKDF-SHA256 and AES-256-GCM in each."""
 
     HYBRID = "mlkem768-x25519"
     """Holds while either of ML-KEM-768 and X25519 does."""
@@ -108,25 +108,25 @@ class NodeKeys:
 
     @contextmanager
     def opening(self) -> Iterator[OpenValue]:
-        """Give a function that opens values; what it opened of data keys is wiped at the end.
+        """Give a function that opens values; what it opened of message keys is wiped at the end.
 
         It raises OpenFailed for whatever was not sealed for this node, session and version.
         """
-        data_keys: dict[tuple[str, bytes], SecretBytes] = {}
+        message_keys: dict[tuple[str, bytes], SecretBytes] = {}
 
         def open_value(value: SealedValue) -> SecretBytes:
             opened = (value.session_id, value.sealed_key)
-            if opened not in data_keys:
-                data_keys[opened] = self._open_data_key(value)
-            return _open(data_keys[opened], value)
+            if opened not in message_keys:
+                message_keys[opened] = self._open_message_key(value)
+            return _open(message_keys[opened], value)
 
         try:
             yield open_value
         finally:
-            for key in data_keys.values():
+            for key in message_keys.values():
                 key.wipe()
 
-    def _open_data_key(self, value: SealedValue) -> SecretBytes:
+    def _open_message_key(self, value: SealedValue) -> SecretBytes:
         try:
             suite = EnvelopeSuite(value.suite)
             info = _info(suite, self._node_id, value.session_id)
@@ -160,11 +160,11 @@ class Recipient:
 
     def seal(self, values: Iterable[tuple[VersionKey, SecretBytes]], entropy: Entropy) -> Values:
         """Return a message that holds `values` for this node and session alone."""
-        # The data key serves this message only and the index counts in it: no nonce repeats.
-        data_key = entropy.token(_KEY_SIZE)
-        cipher = AESGCM(data_key)
+        # The message key serves this message only and the index counts in it: no nonce repeats.
+        message_key = entropy.token(_KEY_SIZE)
+        cipher = AESGCM(message_key)
         try:
-            sealed_key = _suite(self.suite).encrypt(data_key, self._key, self._info)
+            sealed_key = _suite(self.suite).encrypt(message_key, self._key, self._info)
         except ValueError:
             # A point of low order, whose shared secret anybody can compute.
             raise InvalidRequest("the envelope key is not valid; make a fresh one") from None
@@ -181,9 +181,9 @@ class Recipient:
         )
 
 
-def _open(data_key: SecretBytes, value: SealedValue) -> SecretBytes:
+def _open(message_key: SecretBytes, value: SealedValue) -> SecretBytes:
     try:
-        cipher = AESGCM(data_key.reveal())
+        cipher = AESGCM(message_key.reveal())
         associated = _associated(value.secret_id, value.version)
         return SecretBytes(cipher.decrypt(_nonce(value.index), value.sealed, associated))
     except (InvalidTag, ValueError):

@@ -197,7 +197,7 @@ class Managers(msgspec.Struct, frozen=True, tag="managers"):
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True):
-    """A secret version's value, sealed under the data key of its message."""
+    """A secret version's value, sealed under the key of its message."""
 
     secret_id: str
     version: int
@@ -212,7 +212,7 @@ class Values(msgspec.Struct, frozen=True, tag="values"):
 
     values: tuple[Value, ...]
     sealed_key: bytes = b""
-    """The data key, sealed by HPKE to the node's key."""
+    """The message key, sealed by HPKE to the node's key."""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):

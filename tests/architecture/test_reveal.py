@@ -22,7 +22,7 @@ MAY_REVEAL = {
     "cluster/lifecycle.py": "hands a new unlock key to local root, for the caller to save",
     "cluster/manager_certificate.py": "hands the TLS key to the listener",
     "cluster/membership.py": "seals the root key to a manager that joins",
-    "cluster/pki/node_envelope.py": "hands values and data keys to the envelope's cipher",
+    "cluster/pki/node_envelope.py": "hands values and message keys to the envelope's cipher",
     "cluster/pki/join_token.py": "writes the token for the operator, and its digest for the store",
     "cluster/seal/aead.py": "hands keys and plaintext to the cipher",
     "cluster/seal/keyring.py": "encodes the epoch keys before they are wrapped",

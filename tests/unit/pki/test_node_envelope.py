@@ -89,7 +89,7 @@ def test_value_opens_in_no_other_slot(suite: EnvelopeSuite) -> None:
             opened(keys, wrong)
 
 
-def test_every_message_has_a_data_key_of_its_own() -> None:
+def test_every_message_has_a_key_of_its_own() -> None:
     """Equal values in equal slots of two messages look different."""
     keys = NodeKeys.generate(NODE)
     one, two = sealed(keys), sealed(keys)
