@@ -55,13 +55,15 @@ def place(
     tasks: Iterable[TaskRecord],
     now_s: float,
     shared_uids: Collection[str] = (),
+    held_uids: Mapping[str, Collection[int]] | None = None,
 ) -> Changes:
     """Return the changes that bring the tasks to where they belong.
 
     `states`: what to take each node for, by id; a node without an entry is unknown. `shared_uids`:
     ids of nodes that mount into given volumes, where one uid may serve several services.
+    `held_uids`: uids of former specs that tasks of a service still run under, by its id.
     """
-    plan = _Plan(nodes, states, tasks, now_s, shared_uids)
+    plan = _Plan(nodes, states, tasks, now_s, shared_uids, held_uids or {})
     ordered = sorted(services, key=lambda service: (service.created_at, service.id))
     plan.remove_orphans({service.id for service in ordered})
     for service in ordered:
@@ -90,11 +92,13 @@ class _Plan:
         tasks: Iterable[TaskRecord],
         now_s: float,
         shared_uids: Collection[str],
+        held_uids: Mapping[str, Collection[int]],
     ) -> None:
         self._nodes = {node.id: node for node in sorted(nodes, key=lambda node: node.id)}
         self._states = states
         self._now_s = now_s
         self._shared_uids = shared_uids
+        self._held_uids = held_uids
         self._tasks: dict[str, list[TaskRecord]] = {}
         for task in sorted(tasks, key=lambda task: task.id):
             self._tasks.setdefault(task.service_id, []).append(task)
@@ -195,17 +199,26 @@ class _Plan:
     def _drop(self, service: ServiceRecord, task: TaskRecord) -> None:
         self._remove.append(task)
         self._load[task.node_id] -= 1
-        if self._uids.get((task.node_id, service.spec.uid)) == service.id:
-            del self._uids[task.node_id, service.spec.uid]
+        for uid in self._uids_of(service):
+            if self._uids.get((task.node_id, uid)) == service.id:
+                del self._uids[task.node_id, uid]
 
     def _occupy(self, service: ServiceRecord, node_id: str) -> None:
         self._load[node_id] += 1
-        self._uids.setdefault((node_id, service.spec.uid), service.id)
+        for uid in self._uids_of(service):
+            self._uids.setdefault((node_id, uid), service.id)
 
     def _uid_free(self, service: ServiceRecord, node_id: str) -> bool:
         if node_id in self._shared_uids:
             return True
-        return self._uids.get((node_id, service.spec.uid), service.id) == service.id
+        return all(
+            self._uids.get((node_id, uid), service.id) == service.id
+            for uid in self._uids_of(service)
+        )
+
+    def _uids_of(self, service: ServiceRecord) -> set[int]:
+        """Return the uids a task may run under: also the one before, until an update is out."""
+        return {service.spec.uid, *self._held_uids.get(service.id, ())}
 
     def _state(self, node: NodeRecord) -> NodeState:
         return self._states.get(node.id, NodeState.UNKNOWN)

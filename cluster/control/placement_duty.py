@@ -18,7 +18,7 @@ from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
 from cluster.control.requests import REQUEST_TTL
 from cluster.control.retirement import Retirement
-from cluster.control.rollouts import Facts, advanced, facts_of
+from cluster.control.rollout_duty import RolloutDuty
 from cluster.control.sweep import STEPS_PER_WRITE, KnownRequests, overdue
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
 from cluster.protocol.ids import ManagerId, ServiceId
@@ -50,10 +50,8 @@ OUTAGE: Final = timedelta(minutes=15)
 OUTAGES_KEPT: Final = 32
 SWEEP: Final = timedelta(seconds=30)
 TASKS_PER_WRITE: Final = 30
-ROLLOUTS_PER_WRITE: Final = 8
 
 _PLACING: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.NODE_STATUS, Kind.TASK, Kind.MANAGER})
-_JUDGING: Final = _PLACING | {Kind.TASK_STATUS, Kind.ROLLOUT, Kind.SECRET}
 
 
 class PlacementDuty:
@@ -82,10 +80,9 @@ class PlacementDuty:
         self._settled: dict[str, int] = {}
         """Service id -> the generation of which every task stands where it should."""
         self._requests = KnownRequests()
+        self._rollouts = RolloutDuty(store, clock, self._commit)
         self._retirement = Retirement(store, clock, self._commit)
         self._place_due = True
-        self._judge_due = True
-        self._open_targets = 0
         self._next_beat_s = clock.monotonic_s()
         self._next_sweep_s = clock.monotonic_s()
 
@@ -105,14 +102,14 @@ class PlacementDuty:
         await self._beat()
         if self._place_due or self._states.next_look_s(self._clock.monotonic_s()) is not None:
             await self._place()
-        if self._judge_due:
-            await self._judge()
+        await self._rollouts.round(self._settled_services)
         await self._retirement.round()
         await self._sweep()
 
     def look_again(self) -> None:
         """Make the next round look at everything, whatever changed."""
-        self._place_due = self._judge_due = True
+        self._place_due = True
+        self._rollouts.look_again()
         self._retirement.look_again()
         self._changed.set()
 
@@ -128,21 +125,25 @@ class PlacementDuty:
     async def _wait(self) -> None:
         look_s = self._states.next_look_s(self._clock.monotonic_s())
         try:
-            due_s = min(look_s or LOOK_AGAIN_S, self._retirement.next_look_s())
+            due_s = min(
+                look_s or LOOK_AGAIN_S,
+                self._retirement.next_look_s(),
+                self._rollouts.next_look_s(),
+            )
             async with asyncio.timeout(min(due_s, LOOK_AGAIN_S)):
                 await self._changed.wait()
         except TimeoutError:
             # Managers come and go without a record: silence is looked at now and then.
             self._place_due = True
-        await asyncio.sleep(DEBOUNCE_S + self._open_targets * DEBOUNCE_PER_TARGET_S)
+        await asyncio.sleep(DEBOUNCE_S + self._rollouts.open_targets * DEBOUNCE_PER_TARGET_S)
         self._changed.clear()
 
     def _notice(self, change: ViewChange) -> None:
         kinds = {changed.kind for changed in change.changed}
         self._place_due |= not kinds.isdisjoint(_PLACING)
-        self._judge_due |= not kinds.isdisjoint(_JUDGING)
+        self._rollouts.notice(kinds)
         self._retirement.notice(kinds)
-        if self._place_due or self._judge_due:
+        if self._place_due or self._rollouts.is_due:
             self._changed.set()
 
     async def _place(self) -> None:
@@ -155,7 +156,7 @@ class PlacementDuty:
             for service_id, stored in services.items()
             if service_id not in changes.unsettled
         }
-        self._judge_due = True
+        self._rollouts.look_again()
         for skipped in changes.skipped:
             log.info("placement.waiting", service_id=skipped.service_id, reason=skipped.reason)
         # Removals first: a node must not hold two services of one uid, not even for a moment.
@@ -171,6 +172,7 @@ class PlacementDuty:
             tasks=[stored.record for stored in view.tasks.values()],
             now_s=self._now_s(),
             shared_uids={status.id for status in statuses if status.mounts == "given"},
+            held_uids=view.holds.held_uids(),
         )
 
     async def _commit_tasks(
@@ -184,31 +186,11 @@ class PlacementDuty:
                 detail = " ".join(task.id for task in piece[:4])
                 await self._commit(steps, Action.PLACEMENT_CHANGE, f"{word} {len(piece)}: {detail}")
 
-    async def _judge(self) -> None:
-        self._judge_due = False
-        view = self._store.view
-        open_ones = [s for s in view.rollouts.values() if s.record.finished_at is None]
-        self._open_targets = sum(len(stored.record.targets) for stored in open_ones)
-        if not open_ones:
-            return
-        facts = self._facts(view)
-        now_s = self._now_s()
-        steps: list[Step] = []
-        for stored in open_ones:
-            after = advanced(stored.record, facts, now_s)
-            if after != stored.record:
-                steps.append(Replace(stored, after))
-        for piece in _pieces(steps, ROLLOUTS_PER_WRITE):
-            await self._commit(piece, Action.ROLLOUT_UPDATE)
-
-    def _facts(self, view: View) -> Facts:
-        return facts_of(
-            view,
-            (
-                ServiceId(s.record.id)
-                for s in view.services.values()
-                if self._settled.get(s.record.id) == s.generation
-            ),
+    def _settled_services(self) -> frozenset[ServiceId]:
+        return frozenset(
+            ServiceId(s.record.id)
+            for s in self._store.view.services.values()
+            if self._settled.get(s.record.id) == s.generation
         )
 
     async def _beat(self) -> None:

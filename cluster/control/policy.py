@@ -55,7 +55,11 @@ class Action(StrEnum):
     SERVICE_REMOVE = "service.remove"
     SERVICE_TASKS = "service.tasks"
     SERVICE_CERTIFICATE = "service.certificate"
+    ROLLOUT_LIST = "rollout.list"
     ROLLOUT_INSPECT = "rollout.inspect"
+    ROLLOUT_PAUSE = "rollout.pause"
+    ROLLOUT_RESUME = "rollout.resume"
+    ROLLOUT_ROLLBACK = "rollout.rollback"
     HOOK_USE = "hook.use"
     """To name a hook for a secret: it acts at the third party with the manager's rights."""
     HOOK_LIST = "hook.list"
@@ -142,6 +146,7 @@ _READS = (
     Action.SERVICE_LIST,
     Action.SERVICE_INSPECT,
     Action.SERVICE_TASKS,
+    Action.ROLLOUT_LIST,
     Action.ROLLOUT_INSPECT,
     Action.HOOK_LIST,
     Action.NODE_LIST,
@@ -166,6 +171,9 @@ _OPERATOR_WRITES = (
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
     Action.SERVICE_REMOVE,
+    Action.ROLLOUT_PAUSE,
+    Action.ROLLOUT_RESUME,
+    Action.ROLLOUT_ROLLBACK,
     Action.HOOK_USE,
     Action.NODE_UPDATE,
     Action.NODE_REMOVE,
@@ -194,8 +202,16 @@ _DEPLOYER_LABELLED = (
     Action.SERVICE_REMOVE,
     Action.SERVICE_TASKS,
     Action.ROLLOUT_INSPECT,
+    Action.ROLLOUT_PAUSE,
+    Action.ROLLOUT_RESUME,
+    Action.ROLLOUT_ROLLBACK,
 )
-_DEPLOYER_LISTED = (Action.SECRET_LIST, Action.SERVICE_LIST, Action.STATUS_READ)
+_DEPLOYER_LISTED = (
+    Action.SECRET_LIST,
+    Action.SERVICE_LIST,
+    Action.ROLLOUT_LIST,
+    Action.STATUS_READ,
+)
 _WAY_BACK = (
     # What root of a manager's machine needs when no operator can get in.
     Action.STATUS_READ,

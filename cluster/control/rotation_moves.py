@@ -16,6 +16,7 @@ import structlog
 from cluster.control.generators import recipe
 from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal, Resource, authorize
+from cluster.control.rollout_policy import AT_ONCE, UNCHANGED
 from cluster.control.rotation_records import candidate_removal, rotations_of
 from cluster.control.rotation_steps import (
     Become,
@@ -124,7 +125,11 @@ class RotationMoves:
         after: SecretRecord,
         then: RotationStep,
     ) -> None:
-        change = new_primary(self.store.view, secret, after, self._id(), stored.record.started_by)
+        # A way back does not wait.
+        how = AT_ONCE if then is RotationStep.ROLLBACK else UNCHANGED
+        change = new_primary(
+            self.store.view, secret, after, self._id(), stored.record.started_by, how
+        )
         rotation = msgspec.structs.replace(
             stored.record,
             step=then,

@@ -8,6 +8,7 @@ from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.retirement import needed_versions, settling
+from cluster.control.rollout_policy import AT_ONCE
 from cluster.control.secret_shown import versions_shown
 from cluster.control.secrets import get_secret, secret_resource
 from cluster.control.version_terms import VersionTerms, changed_terms, check_terms
@@ -42,7 +43,7 @@ class SecretVersions:
             # The version left is due at once: it stays only while the rollout needs it.
             after = made_primary(stored.record, target, self._now_s(), overlap_s=0.0)
             rollout_id = format_id(self._entropy.token(16))
-            change = new_primary(view, stored, after, rollout_id, context.principal.name)
+            change = new_primary(view, stored, after, rollout_id, context.principal.name, AT_ONCE)
             answer: dict[str, JSON] = {
                 "name": name,
                 "version": target,

@@ -11,10 +11,10 @@ import msgspec
 
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.new_primary import new_primary
-from cluster.control.rollout_policy import UNCHANGED, PolicyChange
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.retirement import made_room, value_removals
+from cluster.control.rollout_policy import UNCHANGED, PolicyChange
 from cluster.control.rotation_records import open_rotation, rotation_removals
 from cluster.control.secret_shown import secret_shown
 from cluster.control.version_terms import (

@@ -46,6 +46,7 @@ def waiting(view: View, service: ServiceRecord, now_s: float) -> str:
         tasks=[stored.record for stored in view.tasks.values()],
         now_s=now_s,
         shared_uids={status.id for status in statuses if status.mounts == "given"},
+        held_uids=view.holds.held_uids(),
     )
     reasons = (s.reason for s in changes.skipped if s.service_id == service.id)
     return next(reasons, "")
@@ -63,6 +64,8 @@ def _task(view: View, service: ServiceRecord, task: TaskRecord) -> dict[str, JSO
     presence = view.node_statuses.get(task.node_id)
     stored = view.task_statuses.get(task.id)
     status = stored.record if stored is not None else None
+    held = view.holds.spec(task)
+    spec = held.spec if held is not None else service.spec
     return {
         "node": node.record.name if node is not None else task.node_id,
         "node_id": task.node_id,
@@ -73,7 +76,7 @@ def _task(view: View, service: ServiceRecord, task: TaskRecord) -> dict[str, JSO
         "spec_number": status.spec_number if status is not None else None,
         "error": status.error if status is not None else "",
         **_health(service, status),
-        "references": [_mounted(view, reference, status) for reference in service.spec.references],
+        "references": [_mounted(view, task, reference, status) for reference in spec.references],
     }
 
 
@@ -91,11 +94,12 @@ def _health(service: ServiceRecord, status: TaskStatusRecord | None) -> dict[str
 
 
 def _mounted(
-    view: View, reference: SecretReference, status: TaskStatusRecord | None
+    view: View, task: TaskRecord, reference: SecretReference, status: TaskStatusRecord | None
 ) -> dict[str, JSON]:
     secret = view.secrets.get(reference.secret_id)
     mounted = [m for m in status.mounted if m.secret_id == reference.secret_id] if status else []
-    wanted = desired_version(reference, secret.record if secret is not None else None)
+    held = view.holds.version(task, reference.secret_id)
+    wanted = desired_version(reference, secret.record if secret is not None else None, held)
     # A secret may be mounted twice, pinned and followed: the wanted version counts if it is there.
     found = max(mounted, key=lambda m: (m.version == wanted, m.version), default=None)
     return {

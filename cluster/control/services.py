@@ -13,7 +13,9 @@ import msgspec
 from cluster.control.labels import carries
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
-from cluster.control.rollouts import supersede, targets_of
+from cluster.control.rollout_policy import AT_ONCE, UNCHANGED, PolicyChange
+from cluster.control.rollout_start import update_rollout
+from cluster.control.rollouts import supersede
 from cluster.control.secrets import check_name_free
 from cluster.control.service_draft import ServiceDraft, check_usable, spec_of
 from cluster.control.service_shown import service_shown, tasks_shown, waiting
@@ -29,7 +31,6 @@ from cluster.protocol.ids import ServiceId, check_service_name, format_id
 from cluster.store.records import (
     Kind,
     NameRecord,
-    RolloutKind,
     RolloutRecord,
     SecretRecord,
     ServiceRecord,
@@ -64,7 +65,7 @@ class Services:
             record = ServiceRecord(
                 id=service_id, name=draft.name, spec=spec, created_at=now_s, updated_at=now_s
             )
-            rollout = self._rollout(view, context, record)
+            rollout = update_rollout(view, None, record, self._id(), context.principal.name)
             steps: list[Step] = [
                 Create(record),
                 Create(NameRecord(id=name_id(Kind.SERVICE, draft.name), owner=service_id)),
@@ -98,7 +99,7 @@ class Services:
             stored = get_service(view, name)
             if expected_spec_number not in {None, stored.record.spec_number}:
                 raise StaleVersion
-            _check_reach(view, context.principal, stored.record.spec)
+            check_reach(view, context.principal, stored.record.spec)
             spec = spec_of(draft, lambda source: _usable_secret(view, context.principal, source))
             return self._respecified(view, context, stored, spec)
 
@@ -123,11 +124,11 @@ class Services:
             if previous is None:
                 raise Conflict(f"service {name!r} has no previous spec; use `service update`")
             for spec in (stored.record.spec, previous):
-                _check_reach(view, context.principal, spec)
+                check_reach(view, context.principal, spec)
             for reference in previous.references:
                 secret = view.secrets.get(reference.secret_id)
                 check_usable(reference, secret.record if secret is not None else None)
-            return self._respecified(view, context, stored, previous)
+            return self._respecified(view, context, stored, previous, AT_ONCE)
 
         return await self._requests.run_once(context, Action.SERVICE_ROLLBACK, resources, decide)
 
@@ -177,7 +178,12 @@ class Services:
         return {**service_shown(view, service), "waiting": waiting(view, service, self._now_s())}
 
     def _respecified(
-        self, view: View, context: RequestContext, stored: Stored[ServiceRecord], spec: ServiceSpec
+        self,
+        view: View,
+        context: RequestContext,
+        stored: Stored[ServiceRecord],
+        spec: ServiceSpec,
+        change: PolicyChange = UNCHANGED,
     ) -> Decision:
         before = stored.record
         after = msgspec.structs.replace(
@@ -187,7 +193,8 @@ class Services:
             spec_number=before.spec_number + 1,
             updated_at=self._now_s(),
         )
-        rollout = self._rollout(view, context, after)
+        by = context.principal.name
+        rollout = update_rollout(view, before, after, self._id(), by, change)
         steps: list[Step] = [
             Replace(stored, after),
             Create(rollout),
@@ -195,22 +202,6 @@ class Services:
             *_claims(view, before.spec, spec),
         ]
         return Decision(steps, _changed(after, rollout))
-
-    def _rollout(
-        self, view: View, context: RequestContext, service: ServiceRecord
-    ) -> RolloutRecord:
-        service_id = ServiceId(service.id)
-        tasks = [task.record for task in view.tasks_of_service(service_id)]
-        return RolloutRecord(
-            id=self._id(),
-            what=RolloutKind.SERVICE,
-            name=service.name,
-            service_id=service_id,
-            spec_number=service.spec_number,
-            targets=targets_of(tasks),
-            started_at=service.updated_at,
-            started_by=context.principal.name,
-        )
 
     def _now_s(self) -> float:
         return self._requests.clock.now().timestamp()
@@ -251,7 +242,7 @@ def _usable_secret(view: View, principal: Principal, name: str) -> SecretRecord 
     return stored.record if in_reach(principal, stored.record.labels) else None
 
 
-def _check_reach(view: View, principal: Principal, spec: ServiceSpec) -> None:
+def check_reach(view: View, principal: Principal, spec: ServiceSpec) -> None:
     """Raise PermissionDenied if a spec holds a secret that the caller may not touch."""
     for reference in spec.references:
         stored = view.secrets.get(reference.secret_id)

@@ -105,6 +105,13 @@ class Holds:
             for held in entry.rollout.held_specs:
                 yield service_id, held
 
+    def held_uids(self) -> dict[str, frozenset[int]]:
+        """Return the uids under which tasks of a service may still run, by its id."""
+        uids: dict[str, frozenset[int]] = {}
+        for service_id, held in self.held_specs():
+            uids[service_id] = uids.get(service_id, frozenset()) | {held.spec.uid}
+        return uids
+
     def services_holding(self, secret_id: SecretId) -> frozenset[ServiceId]:
         """Return the services of which a held spec refers to a secret."""
         return frozenset(

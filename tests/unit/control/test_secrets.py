@@ -149,7 +149,7 @@ async def test_rotation_follows_the_tasks_to_the_end(lab: ControlLab) -> None:
     await lab.settle(duty)
     stored = lab.view.rollouts.get(rollout)
     assert stored is not None
-    assert [target.state for target in stored.record.targets] == [TargetState.PENDING]
+    assert [target.state for target in stored.record.targets] == [TargetState.RELEASED]
     await lab.mounted("web", node_id, {"db": 2})
     await lab.settle(duty)
     stored = lab.view.rollouts.get(rollout)
