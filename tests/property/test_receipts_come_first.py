@@ -145,7 +145,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
 
 
 @pytest.mark.threat("T-34")
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(story=STORIES, deaths=DEATHS)
 def test_random_stories_with_random_deaths(
     template: Template, story: list[str], deaths: list[int]
