@@ -89,6 +89,8 @@ class Become:
     drop: bool = False
 
 
+_NOT_REACHED: Final = Wait("the new version is not in place on every node that is up")
+
 Move = Wait | Generate | Push | Revert | Call | Become
 
 
@@ -197,7 +199,7 @@ def _confirm(rotation: RotationRecord, secret: SecretRecord, facts: Facts, now_s
     if secret.primary.number != rotation.version:
         return Become(_at(rotation, RotationStep.ROLLBACK, _REPLACED))
     if not facts.reached:
-        return Wait("the new version is not in place on every node that is up")
+        return _NOT_REACHED
     if rotation.hook:
         return _call(rotation, HookAction.CONFIRM, now_s)
     return Become(_over(rotation, RotationStep.DONE, "", now_s))
@@ -214,7 +216,10 @@ def _retire(rotation: RotationRecord, secret: SecretRecord, facts: Facts, now_s:
     if rotation.previous in facts.pinned:
         why = f"version {rotation.previous} is pinned by a service: its credential was not retired"
         return Become(_over(rotation, RotationStep.DONE, why, now_s))
-    return Wait(f"version {rotation.previous} is still active", previous.retire_at)
+    if previous.retire_at is not None and now_s < previous.retire_at:
+        return Wait(f"version {rotation.previous} is still active", previous.retire_at)
+    # It may be active for a node that is down: that one holds nothing up, here as in confirming.
+    return _call(rotation, HookAction.RETIRE, now_s) if facts.reached else _NOT_REACHED
 
 
 def _revert(rotation: RotationRecord, secret: SecretRecord) -> Move:

@@ -7,7 +7,7 @@ from cluster.control.rotation_duty import RotationDuty
 from cluster.control.scheduled import RotationDraft, Scheduled, ScheduleDraft
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import NodeId, SecretId, VersionNumber
-from cluster.store.records import RotationRecord, SecretRecord, TargetState, VersionState
+from cluster.store.records import RotationRecord, SecretRecord, VersionState
 from cluster.store.steps import Write
 from tests.support.hooks import ThirdParty
 from tests.unit.control.lab import MANAGER, TRUST_DOMAIN, ControlLab
@@ -93,10 +93,3 @@ class RotationLab:
     def state(self, number: int) -> VersionState | None:
         """Return the state of a version, or None where there is none of that number."""
         return next((v.state for v in self.secret.versions if v.number == number), None)
-
-    async def fail_rollout(self) -> None:
-        """Keep the rollout open: the node reports that it could not write the file."""
-        await self.control.mounted("web", self.node_id, {"db": 1}, error="no space")
-        await self.control.settle(self.control.duty())
-        states = {t.state for s in self.control.view.rollouts.values() for t in s.record.targets}
-        assert TargetState.FAILED in states

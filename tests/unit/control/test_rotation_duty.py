@@ -128,7 +128,7 @@ async def test_node_that_is_down_holds_nothing_up(rotating: RotationLab) -> None
     duty = rotating.duty()
     for _ in range(6):
         await duty.round()
-    assert rotating.party.actions() == [PREPARE, CONFIRM]
+    assert rotating.party.actions() == [PREPARE, CONFIRM, RETIRE]
 
 
 async def test_old_credential_is_retired_after_the_overlap(rotating: RotationLab) -> None:
