@@ -19,6 +19,7 @@ VERBS = {
     "get": ("agent.cli.get", "print one of this service's secrets"),
     "ls": ("agent.cli.ls", "list this service's secrets"),
     "exec": ("agent.cli.exec", "run a program as a service, isolated"),
+    "spiffe": ("agent.cli.spiffe", "serve the SPIFFE Workload API for one service"),
     "doctor": ("agent.cli.doctor", "check what this node can protect"),
 }
 _DESCRIPTION = "Delivers a cluster's secrets to the services on this node, in memory only."
