@@ -22,6 +22,7 @@ from cluster.api import (
     routes_exposure,
     routes_join,
     routes_managers,
+    routes_rollouts,
     routes_rotations,
     routes_secrets,
     routes_services,
@@ -174,7 +175,8 @@ class UnlockedManager:
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
-            routes_services.routes(cases.edge, cases.services, cases.rollouts),
+            routes_services.routes(cases.edge, cases.services),
+            routes_rollouts.routes(cases.edge, cases.rollouts, cases.rollout_actions),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status
             ),

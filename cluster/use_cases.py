@@ -15,6 +15,7 @@ from cluster.control.operators import Operators
 from cluster.control.policy import Principal, Role
 from cluster.control.refusals import Refusals
 from cluster.control.requests import Requests
+from cluster.control.rollout_actions import RolloutActions
 from cluster.control.rollout_status import RolloutStatus
 from cluster.control.scheduled import Scheduled
 from cluster.control.secret_versions import SecretVersions
@@ -48,6 +49,7 @@ class UseCases:
     versions: SecretVersions
     services: Services
     rollouts: RolloutStatus
+    rollout_actions: RolloutActions
     nodes: Nodes
     exposure: Exposure
     evictions: Evictions
@@ -94,6 +96,7 @@ class UseCases:
             versions=SecretVersions(requests, entropy),
             services=Services(requests, entropy),
             rollouts=RolloutStatus(requests),
+            rollout_actions=RolloutActions(requests),
             nodes=nodes,
             exposure=Exposure(requests),
             evictions=Evictions(requests, nodes, scheduled),

@@ -17,6 +17,7 @@ from cluster.api import (
     routes_cluster,
     routes_join,
     routes_managers,
+    routes_rollouts,
     routes_secrets,
     routes_services,
 )
@@ -32,6 +33,7 @@ _LISTENERS: dict[str, tuple[ModuleType, ...]] = {
     "7443: a certificate is required": (
         routes_secrets,
         routes_services,
+        routes_rollouts,
         routes_cluster,
         routes_agent,
         routes_managers,

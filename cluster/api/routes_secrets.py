@@ -8,9 +8,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded, labels_of
+from cluster.control.rollout_policy import PolicyChange
 from cluster.control.secrets import Secrets
 from cluster.control.version_terms import VersionTerms
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.store.records import FailureAction
 
 OCTETS = {
     "requestBody": {
@@ -68,15 +70,24 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
     async def rotate_secret(
         request: Request,
         name: str,
+        *,
         overlap_s: float | None = None,
         expires_in_s: float | None = None,
         expires_at: str | None = None,
+        canary: int | None = None,
+        parallelism: int | None = None,
+        delay_s: float | None = None,
+        monitor_s: float | None = None,
+        patience_s: float | None = None,
+        on_failure: FailureAction | None = None,
     ) -> Response:
-        """Add a version, make it primary, and start the rollout that brings it to every node."""
+        """Add a version, make it primary, and start the rollout that brings it to every node; how
+        it goes out may be said for this once."""
         context = await edge.context(request)
         value = SecretBytes(await request.body())
         terms = VersionTerms(None, overlap_s, expires_in_s, expires_at)
-        answer = await secrets.rotate(context, name, value, terms)
+        change = PolicyChange(parallelism, delay_s, canary, monitor_s, patience_s, on_failure)
+        answer = await secrets.rotate(context, name, value, terms, change)
         return edge.answer(answer.body, answer.status)
 
     @router.patch("/{name}/labels")

@@ -1,21 +1,12 @@
-"""`/v1/services` and `/v1/rollouts`: what services want, where their tasks are, how far a change
-has come."""
-
-import asyncio
-from typing import Annotated
+"""`/v1/services`: what services want, and where their tasks are."""
 
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded
-from cluster.control.rollout_status import RolloutStatus
 from cluster.control.service_draft import ServiceDraft
 from cluster.control.services import Services
-from cluster.store.view import ViewChange
-
-WAIT_LIMIT_S = 30.0
-"""A long poll ends after this; the caller asks again."""
 
 
 class ServiceUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -26,8 +17,8 @@ class ServiceUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_spec_number: int | None = None
 
 
-def routes(edge: Edge, services: Services, rollouts: RolloutStatus) -> APIRouter:
-    """Return the routes on services and rollouts."""
+def routes(edge: Edge, services: Services) -> APIRouter:
+    """Return the routes on services."""
     router = APIRouter(prefix="/v1", tags=["services"])
 
     @router.post("/services", status_code=201)
@@ -71,33 +62,5 @@ def routes(edge: Edge, services: Services, rollouts: RolloutStatus) -> APIRouter
     async def list_tasks(request: Request, name: str) -> Response:
         """Show, per task, the versions desired and mounted, and since when."""
         return edge.answer({"tasks": services.tasks(await edge.principal(request), name)})
-
-    @router.get("/rollouts/{rollout_id}", tags=["rollouts"])
-    async def inspect_rollout(
-        request: Request,
-        rollout_id: str,
-        wait: Annotated[float, Query(ge=0, le=WAIT_LIMIT_S)] = 0.0,
-    ) -> Response:
-        """Show how far a rollout has come; with `wait`, answer when it is complete or after so many
-        seconds."""
-        principal = await edge.principal(request)
-        changed = asyncio.Event()
-
-        def on_change(_change: ViewChange) -> None:
-            changed.set()
-
-        unsubscribe = edge.store.view.subscribe(on_change)
-        try:
-            async with asyncio.timeout(wait or None):
-                while True:
-                    changed.clear()
-                    progress = rollouts.inspect(principal, rollout_id)
-                    if progress["done"] or not wait:
-                        return edge.answer(progress)
-                    await changed.wait()
-        except TimeoutError:
-            return edge.answer(rollouts.inspect(principal, rollout_id))
-        finally:
-            unsubscribe()
 
     return router

@@ -15,6 +15,7 @@ from cluster.api import (
     routes_cluster,
     routes_exposure,
     routes_join,
+    routes_rollouts,
     routes_rotations,
     routes_secrets,
     routes_services,
@@ -133,7 +134,8 @@ class ApiLab:
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
-            routes_services.routes(cases.edge, cases.services, cases.rollouts),
+            routes_services.routes(cases.edge, cases.services),
+            routes_rollouts.routes(cases.edge, cases.rollouts, cases.rollout_actions),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, NoStatus()
             ),

@@ -71,6 +71,7 @@ def test_auditor_changes_nothing_but_his_certificate() -> None:
         "service.list",
         "service.inspect",
         "service.tasks",
+        "rollout.list",
         "rollout.inspect",
         "node.list",
         "node.inspect",
