@@ -118,15 +118,18 @@ def _files(records: Records, task: TaskRecord, reference: SecretReference) -> It
         # Never the primary while an open rollout has not released it to this task.
         wanted = records.held_version(task, reference.secret_id)
     version = resolve(secret, wanted)
-    if version is not None:
-        yield _file(reference, secret, reference.target, version)
-    previous = _previous(secret) if reference.previous else None
-    if previous is not None and previous != version:
+    if version is None:
+        return
+    yield _file(reference, secret, reference.target, version)
+    previous = _before(secret, version) if reference.previous else None
+    if previous is not None:
         yield _file(reference, secret, reference.targets[-1], previous)
 
 
-def _previous(secret: SecretRecord) -> VersionNumber | None:
-    before = secret.before_primary
+def _before(secret: SecretRecord, number: VersionNumber) -> VersionNumber | None:
+    """Return the version before the one in a task's file, as long as it is active."""
+    version = next(one for one in secret.versions if one.number == number)
+    before = secret.before(version)
     return before.number if before is not None and before.state is VersionState.ACTIVE else None
 
 

@@ -8,18 +8,19 @@ import asyncio
 import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from cluster.engine.etcd import EtcdEngine
 from cluster.engine.seam import Engine
 from cluster.protocol.errors import ClusterError, IntegrityError
-from cluster.protocol.ids import ManagerId, format_id
+from cluster.protocol.ids import ManagerId, SecretId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring
 from cluster.seal.unlock import UnlockKey, open_seal_file
 from cluster.store.key_epochs import load_wrapped_keyring
-from cluster.store.records import Kind
+from cluster.store.records import Kind, SecretRecord, VersionState
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
 from cluster.system import SystemClock, SystemEntropy
@@ -63,7 +64,10 @@ def _records(store: SealedStore) -> dict[str, Any]:
     services = {one.record.id: one.record for one in view.services.values()}
     return {
         "revision": view.revision,
-        "faults": [f"{fault.kind}: {fault.what}" for fault in view.faults],
+        "faults": [
+            *(f"{fault.kind}: {fault.what}" for fault in view.faults),
+            *(fault for one in secrets.values() for fault in _version_faults(store, one)),
+        ],
         "secrets": {one.name: one.primary.number for one in secrets.values()},
         "secret_names": {one.id: one.name for one in secrets.values()},
         "nodes": nodes,
@@ -91,6 +95,22 @@ def _records(store: SealedStore) -> dict[str, Any]:
         ],
         "counts": {kind.value: len(view.table(kind)) for kind in _COUNTED},
     }
+
+
+def _version_faults(store: SealedStore, secret: SecretRecord) -> Iterator[str]:
+    """Yield where a secret's versions contradict themselves or the values that are there."""
+    states = [version.state for version in secret.versions]
+    if states.count(VersionState.PRIMARY) != 1:
+        yield f"{secret.name} has {states.count(VersionState.PRIMARY)} primary versions"
+    for version in secret.versions:
+        what = f"version {version.number} of {secret.name}"
+        value = store.view.secret_values.version(SecretId(secret.id), version.number)
+        if (value is None) is not version.destroyed:
+            yield f"{what} is {'' if version.destroyed else 'not '}destroyed, its value is not so"
+        if version.destroyed and version.state is not VersionState.RETIRED:
+            yield f"{what} is destroyed and {version.state.value}"
+        if version.number >= secret.next_number:
+            yield f"{what} has a number that is to be given yet"
 
 
 _COUNTED: Final = (Kind.TASK, Kind.TASK_STATUS, Kind.RECEIPT, Kind.ROLLOUT, Kind.REQUEST)

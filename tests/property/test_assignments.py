@@ -60,7 +60,14 @@ def secrets(draw: st.DrawFn, name: str) -> SecretRecord:
         id=name,
         name=f"name-{name}",
         versions=tuple(
-            SecretVersion(VersionNumber(number), state, 1, 0.0, "test")
+            SecretVersion(
+                VersionNumber(number),
+                state,
+                1,
+                0.0,
+                "test",
+                left_turn=0 if state is VersionState.PRIMARY else number,
+            )
             for number, state in enumerate(states, 1)
         ),
         next_number=len(states) + 1,
@@ -71,15 +78,17 @@ def secrets(draw: st.DrawFn, name: str) -> SecretRecord:
 
 @st.composite
 def services(draw: st.DrawFn, name: str) -> ServiceRecord:
-    wanted = draw(st.lists(st.tuples(st.sampled_from(SECRETS), st.integers(0, 5)), max_size=4))
+    one = st.tuples(st.sampled_from(SECRETS), st.integers(0, 5), st.booleans())
+    wanted = draw(st.lists(one, max_size=4))
     references = tuple(
         SecretReference(
             secret_id=SecretId(secret),
             source=secret,
             target=f"file-{position}",
             version=VersionNumber(number) if number else None,
+            previous=previous and not number,
         )
-        for position, (secret, number) in enumerate(wanted)
+        for position, (secret, number, previous) in enumerate(wanted)
     )
     spec = ServiceSpec(references=references, uid=draw(st.integers(1, 3)))
     return ServiceRecord(
@@ -126,7 +135,12 @@ def naive(world: World, node: str) -> set[tuple[str, str, str, int]]:
         for reference in world.services[task.service_id].spec.references:
             if reference.secret_id not in world.secrets:
                 continue
-            for version in world.secrets[reference.secret_id].versions:
+            versions = world.secrets[reference.secret_id].versions
+            before = versions[-2] if len(versions) > 1 else None
+            if reference.previous and before is not None and before.state.value == "active":
+                target = f"{reference.target}.previous"
+                files.add((task.service_id, target, reference.secret_id, before.number))
+            for version in versions:
                 follows = reference.version is None and version.state.value == "primary"
                 pinned = reference.version == version.number and version.state.value != "retired"
                 if follows or pinned:

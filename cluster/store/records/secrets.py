@@ -76,11 +76,22 @@ class SecretRecord(Record, frozen=True, kw_only=True):
 
     @property
     def before_primary(self) -> SecretVersion | None:
-        """The version that was primary before, whatever became of it; a later one that was rolled
-        back from does not count."""
-        primary = self.primary.number
-        earlier = [v for v in self.versions if v.left_turn and v.number < primary]
-        return max(earlier, key=lambda version: version.left_turn, default=None)
+        """The version that was primary before the primary: see `before`."""
+        return self.before(self.primary)
+
+    def before(self, version: SecretVersion) -> SecretVersion | None:
+        """Return the version that was primary before `version`, whatever became of it.
+
+        A later one that was rolled back from does not count.
+        """
+        earlier = (
+            one
+            for one in self.versions
+            if one.left_turn
+            and one.number < version.number
+            and (one.left_turn < version.left_turn or not version.left_turn)
+        )
+        return max(earlier, key=lambda one: one.left_turn, default=None)
 
 
 class SecretValueRecord(Record, frozen=True, kw_only=True):

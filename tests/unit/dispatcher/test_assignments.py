@@ -26,8 +26,11 @@ BOTH = SecretReference(SecretId("s"), "db", "password", mode=0o400, uid=7, previ
 class Records:
     """One service on one node."""
 
-    def __init__(self, secret: SecretRecord, *references: SecretReference) -> None:
+    def __init__(
+        self, secret: SecretRecord, *references: SecretReference, held: int | None = None
+    ) -> None:
         self._secret = secret
+        self._held = held
         self._service = ServiceRecord(
             id=SERVICE,
             name="web",
@@ -55,7 +58,7 @@ class Records:
         return None
 
     def held_version(self, task: TaskRecord, secret_id: SecretId) -> VersionNumber | None:
-        return None
+        return VersionNumber(self._held) if self._held is not None else None
 
 
 @pytest.fixture
@@ -70,9 +73,11 @@ def secret() -> SecretRecord:
     )
 
 
-def files(secret: SecretRecord, *references: SecretReference) -> dict[str, int]:
-    """Return the version in each file."""
-    assigned = assignments_of(Records(secret, *references), NODE)[SERVICE]
+def files(
+    secret: SecretRecord, *references: SecretReference, held: int | None = None
+) -> dict[str, int]:
+    """Return the version in each file; `held`: the one that a rollout holds the task at."""
+    assigned = assignments_of(Records(secret, *references, held=held), NODE)[SERVICE]
     return {file.target: file.version for file in assigned.files}
 
 
@@ -112,3 +117,13 @@ def test_a_version_that_was_rolled_back_from_is_not_handed_out(secret: SecretRec
     after = rotated(secret, 1, 1.0, "test", overlap_s=100.0)
     after = made_primary(after, 1, 2.0, overlap_s=0.0)
     assert files(after, BOTH) == {"password": 1}
+
+
+def test_a_task_that_is_held_keeps_both_its_files(secret: SecretRecord) -> None:
+    """A rollout that has not reached it changes neither of them."""
+    before = rotated(secret, 1, 1.0, "test", overlap_s=100.0)
+    after = rotated(before, 1, 2.0, "test", overlap_s=100.0)
+    assert (
+        files(after, BOTH, held=2) == files(before, BOTH) == {"password": 2, "password.previous": 1}
+    )
+    assert files(after, BOTH) == {"password": 3, "password.previous": 2}
