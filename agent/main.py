@@ -138,7 +138,8 @@ class Agent:
         try:
             await control.start()
             await self._open_sockets()
-            log.info("agent.started", node_id=self._links.identity.id.subject)
+            suites = [key.suite for key in self._envelope_keys.public_keys()]
+            log.info("agent.started", node_id=self._links.identity.id.subject, envelope=suites)
             self._links.open()
             while not stop.is_set():
                 await self._turn()

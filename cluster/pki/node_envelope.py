@@ -1,10 +1,10 @@
 """The envelope that values travel in: a manager seals to a key of the node, the mount opens.
 
-A Values message has a message key of its own, drawn fresh, under which its values are sealed by
-AES-256-GCM; the message key is sealed by HPKE to the public key that the agent named in its Hello. So
-neither the WebSocket, nor a queue, nor what the agent has staged holds a value in clear. Bound in,
-and needed again to open: the node, the session, and for each value its secret and version; a
-message that is recorded is worth nothing to another node, in another session, or in another slot.
+A Values message has a message key, drawn fresh, under which its values are sealed by AES-256-GCM;
+the message key is sealed by HPKE to the public key that the agent named in its Hello. So neither
+the WebSocket, nor a queue, nor what the agent has staged holds a value in clear. Bound in, and
+needed again to open: the node, the session, and for each value its secret and version; a message
+that is recorded is worth nothing to another node, in another session, or in another slot.
 
 The key pairs are made when the agent starts and live in its memory alone, so what was recorded
 cannot be opened once the process is gone. HPKE (base mode) does not say who sealed: the session's

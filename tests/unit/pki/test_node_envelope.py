@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 
+from cluster.pki import node_envelope
 from cluster.pki.node_envelope import EnvelopeSuite, NodeKeys, Recipient, SealedValue, staged
 from cluster.protocol import wire
 from cluster.protocol.errors import InvalidRequest, OpenFailed
@@ -105,6 +107,28 @@ def test_strongest_suite_of_both_ends_is_taken_whatever_the_order() -> None:
     (_, x25519) = offered
     unknown = EnvelopeKey("a-suite-to-come", b"x" * 99)
     assert Recipient.choose((unknown, x25519), NODE, SESSION).suite is EnvelopeSuite.X25519
+
+
+class NoMlkem:
+    """The library where its OpenSSL lacks ML-KEM."""
+
+    @staticmethod
+    def generate() -> None:
+        raise UnsupportedAlgorithm("ML-KEM-768 is not supported by this backend.")
+
+    from_public_bytes = staticmethod(lambda _data: NoMlkem.generate())
+
+
+def test_either_end_without_ml_kem_falls_back_to_x25519(monkeypatch: pytest.MonkeyPatch) -> None:
+    both_suites = NodeKeys.generate(NODE)
+    monkeypatch.setattr(node_envelope, "MLKEM768PrivateKey", NoMlkem)
+    classical = NodeKeys.generate(NODE)
+    assert [key.suite for key in classical.public_keys()] == ["x25519"]
+    message = sealed(classical)
+    assert opened(classical, staged(message, "x25519", SESSION)[FIRST]) == CANARY
+    monkeypatch.setattr(node_envelope, "MLKEM768PublicKey", NoMlkem)
+    recipient = Recipient.choose(both_suites.public_keys(), NODE, SESSION)
+    assert recipient.suite is EnvelopeSuite.X25519
 
 
 @pytest.mark.parametrize(
