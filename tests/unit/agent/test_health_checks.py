@@ -92,6 +92,7 @@ def runs_as_service(word: str) -> list[int]:
 # --- commands ------------------------------------------------------------------------------------
 
 
+@pytest.mark.threat("T-35")
 async def test_command_is_the_service_and_judges_what_is_mounted(
     config: AgentConfig, shared: Path
 ) -> None:
@@ -135,7 +136,7 @@ async def test_failure_is_told_by_its_status(config: AgentConfig) -> None:
 
 async def test_hanging_check_is_ended_and_holds_up_nobody(config: AgentConfig) -> None:
     # The inner shell is in a process group of its own and deaf to polite signals.
-    hangs = shell("trap '' TERM HUP INT; setsid sleep 3611 & sleep 3611", timeout_s=4.0)
+    hangs = shell("trap '' TERM HUP INT; setsid sleep 3611 & sleep 3611", timeout_s=3.0)
     blue = msgspec.structs.replace(
         service("blue", ("b", 1), uid=UID + 1), health=shell("exit 0", retries=1)
     )
@@ -145,7 +146,7 @@ async def test_hanging_check_is_ended_and_holds_up_nobody(config: AgentConfig) -
         assert runs_as_service("3611"), "new files came while the check hung"
         await until(lambda: any(one.service_id == RED for one in manager.core.health))
         report = next(one for one in manager.core.health if one.service_id == RED)
-        assert verdict(report) == (False, "timed out after 4 s")
+        assert verdict(report) == (False, "timed out after 3 s")
         assert len(manager.sessions) == 1
         await until(lambda: not runs_as_service("3611"))
 
@@ -307,6 +308,7 @@ async def test_nobody_listens() -> None:
     assert await found_by(fetching(port)) == (False, "no connection")
 
 
+@pytest.mark.threat("T-35")
 @pytest.mark.parametrize("url", ["http://10.255.255.1/", "https://127.0.0.1/", "nonsense"])
 async def test_agent_fetches_from_loopback_alone_whatever_a_manager_says(url: str) -> None:
     check = HealthCheck("http", (), url, 0.5, 5.0, 1)

@@ -204,10 +204,16 @@ def test_ls_and_ps(run: Run, manager: Canned, context: Context) -> None:
     ]
     manager.on("GET /v1/services/web/tasks", (200, {"tasks": tasks}))
     assert run("service", "ps", "web").out.splitlines() == [
-        "NODE  NODE STATE  DESIRED  SECRET  TARGET  VERSION  MOUNTED  SINCE  HEALTH"
-        "                    ERROR",
-        "n1    ready       running  db      pw      3        2        now    unhealthy:"
-        " exit status 3  full",
-        "n1    ready       running  -       -       -        -        -      -         "
-        "                full",
+        (
+            "NODE  NODE STATE  DESIRED  SECRET  TARGET  VERSION  MOUNTED  SINCE  HEALTH"
+            "                    ERROR"
+        ),
+        (
+            "n1    ready       running  db      pw      3        2        now    unhealthy:"
+            " exit status 3  full"
+        ),
+        (
+            "n1    ready       running  -       -       -        -        -      -         "
+            "                full"
+        ),
     ]

@@ -54,6 +54,7 @@ def test_loopback_urls_are_taken_apart(url: str, parts: LoopbackUrl) -> None:
         "http://127.0.0.1/" + "a" * 1024,
     ],
 )
+@pytest.mark.threat("T-35")
 def test_every_other_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidRequest, match="http:"):
         parse_loopback_url(url)
