@@ -303,6 +303,8 @@ class RunningCluster:
     unlock_key: str = ""
     operator: Credential | None = None
     revision: str = ""
+    manager_flags: tuple[str, ...] = ()
+    """Further flags of every manager that is added."""
 
     # --- building ---
 
@@ -331,6 +333,7 @@ class RunningCluster:
         name = f"m{len(self.managers) + 1}"
         etcd = need_etcd() if self.engine == "etcd" else None
         manager = ManagerProcess(name, self.base / name, self.env, etcd)
+        manager.argv += self.manager_flags
         self.managers.append(manager)
         manager.start()
         return manager

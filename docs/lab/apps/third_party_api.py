@@ -1,13 +1,15 @@
 """The third party: an API somewhere else that takes credentials and can revoke them.
 
-It issues its own credentials, as such parties do. Its staff uses a unix socket, which stands for
-the provider's console:
+It issues credentials, and adopts those a customer brings, as such parties do. Its staff uses a unix
+socket, which stands for the provider's console:
     third_party_api.py serve PORT SOCKET
     third_party_api.py issue SOCKET FILE     a new credential, into a new file of mode 0600
     third_party_api.py revoke SOCKET NUMBER
     third_party_api.py usage SOCKET          calls accepted for each credential, and calls refused
+    third_party_api.py hook SOCKET           one call of a rotation, as JSON on standard input
 """
 
+import base64
 import hashlib
 import hmac
 import json
@@ -19,6 +21,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 HOST = "127.0.0.1"
 REQUEST_LIMIT = 4096
@@ -46,6 +49,27 @@ class Ledger:
         """Refuse a credential from now on; they are counted from 1."""
         with self._lock:
             self._revoked.add(number)
+
+    def adopt(self, credential: str) -> None:
+        """Accept a credential that the customer made; doing it again changes nothing."""
+        digest = _digest(credential)
+        with self._lock:
+            if digest not in self._digests:
+                self._digests.append(digest)
+                self._accepted.append(0)
+
+    def drop(self, credential: str) -> None:
+        """Refuse a credential from now on, whether it is known or not."""
+        digest = _digest(credential)
+        with self._lock:
+            self._revoked |= {n for n, known in enumerate(self._digests, 1) if known == digest}
+
+    def knows(self, credential: str) -> bool:
+        """Return whether a credential is accepted, without counting a call."""
+        digest = _digest(credential)
+        with self._lock:
+            numbers = {n for n, known in enumerate(self._digests, 1) if known == digest}
+            return bool(numbers - self._revoked)
 
     def accepts(self, credential: str) -> bool:
         """Judge one call."""
@@ -91,6 +115,12 @@ def serve(port: int, path: str) -> None:
                 answer = {"credential": ledger.issue()}
             elif request["do"] == "revoke":
                 ledger.revoke(int(request["number"]))
+            elif request["do"] == "adopt":
+                ledger.adopt(request["credential"])
+            elif request["do"] == "drop":
+                ledger.drop(request["credential"])
+            elif request["do"] == "knows":
+                answer = {"knows": ledger.knows(request["credential"])}
             answer |= ledger.usage()
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
@@ -108,6 +138,28 @@ def ask(path: str, **request: object) -> dict[str, object]:
         with console.makefile("rb") as answer:
             found: dict[str, object] = json.loads(answer.readline())
             return found
+
+
+def rotate(path: str, call: dict[str, Any]) -> bool:
+    """Carry out one call of a rotation and return whether it is done; again is as good as once."""
+    new, old = _credential(call), _credential(call["previous"])
+    match call["action"]:
+        case "prepare":
+            ask(path, do="adopt", credential=new)
+        case "confirm":
+            return bool(ask(path, do="knows", credential=new)["knows"])
+        case "retire":
+            ask(path, do="drop", credential=old)
+        case "rollback":
+            ask(path, do="drop", credential=new)
+        case _:
+            return False
+    return True
+
+
+def _credential(version: dict[str, Any]) -> str:
+    """Return a version's value; one that is not kept any more is nobody's credential."""
+    return base64.b64decode(version["value"] or "").decode()
 
 
 def _store(file: str, credential: str) -> None:
@@ -128,6 +180,8 @@ def main(words: list[str]) -> None:
             sys.stdout.write(f"{json.dumps(answer)}\n")
         case ["revoke", path, number]:
             sys.stdout.write(f"{json.dumps(ask(path, do='revoke', number=int(number)))}\n")
+        case ["hook", path]:
+            sys.exit(0 if rotate(path, json.load(sys.stdin)) else 1)
         case ["usage", path]:
             sys.stdout.write(f"{json.dumps(ask(path, do='usage'))}\n")
         case _:
