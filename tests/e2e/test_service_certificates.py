@@ -4,6 +4,7 @@ refused by red, and by the managers."""
 import json
 import ssl
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from spiffe import X509Source
 
 from cluster.pki.tls import client_context
 from cluster.protocol.errors import Unauthenticated
@@ -88,6 +92,16 @@ while True:
 """
 )
 
+_CONNECT = """
+import socket, sys
+try:
+    socket.socket(socket.AF_UNIX).connect(sys.argv[1])
+except OSError as error:
+    print(type(error).__name__)
+else:
+    print("connected")
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RunningCluster]:
@@ -164,6 +178,27 @@ def test_service_finds_its_certificate_beside_its_secrets(cluster: RunningCluste
     ]
 
 
+@pytest.mark.threat("T-18")
+def test_key_rests_in_the_tmpfs_alone(cluster: RunningCluster) -> None:
+    """Neither an agent's directory nor a manager's holds it, in any form, and no log does."""
+    agent = cluster.agents[0]
+    key_pem = (agent.mount("red") / "tls.key").read_bytes()
+    key = serialization.load_pem_private_key(key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    scalar = key.private_numbers().private_value.to_bytes(32)
+    line = key_pem.splitlines()[1]
+    mounts = [one.run_dir / "secrets" for one in cluster.agents]
+    searched = 0
+    for path in cluster.base.rglob("*"):
+        if path.is_file() and not any(path.is_relative_to(mount) for mount in mounts):
+            content = path.read_bytes()
+            searched += len(content)
+            assert line not in content, path
+            assert scalar not in content, path
+            assert scalar.hex().encode() not in content, path
+    assert searched > 100_000
+
+
 @pytest.mark.threat("T-07")
 def test_service_certificate_opens_nothing_at_a_manager(cluster: RunningCluster) -> None:
     """The handshake itself fails; the same client with a node's certificate gets further."""
@@ -221,6 +256,52 @@ def test_restarted_agent_makes_a_new_key(cluster: RunningCluster) -> None:
     wait_until(lambda: (mount / "tls.key").read_bytes() != before, "there is another key")
     context = ssl.create_default_context(cafile=str(mount / "ca.crt"))
     context.load_cert_chain(mount / "tls.crt", mount / "tls.key")
+
+
+@pytest.mark.slow
+@pytest.mark.threat("T-40")
+def test_spiffe_client_follows_the_service(cluster: RunningCluster) -> None:
+    """The client from PyPI, unchanged, through a renewal; the process has the service's rights."""
+    agent = cluster.agents[0]
+    path = agent.run_dir / "workload" / "red" / "spiffe.sock"
+    argv = [agent.argv[0], "spiffe", "--service", "red", "--run-dir", str(agent.run_dir)]
+    served = Process("spiffe", argv, cluster.base / "spiffe.log", cluster.env)
+    served.start()
+    try:
+        wait_until(lambda: "spiffe.started" in served.text(), "it serves")
+        status = Path(f"/proc/{served.pid}/status").read_text()
+        assert f"Uid:\t{RED_UID}\t{RED_UID}\t{RED_UID}\t{RED_UID}\n" in status
+        with X509Source(socket_path=f"unix://{path}", timeout_in_seconds=30) as source:
+            first = source.get_x509_context().default_svid
+            assert str(first.spiffe_id) == f"spiffe://{TRUST_DOMAIN}/service/red"
+            agent.stop()
+            agent.start()
+            wait_until(
+                lambda: (
+                    source.get_x509_context().default_svid.leaf.serial_number
+                    != first.leaf.serial_number
+                ),
+                "the next certificate arrives",
+            )
+        assert connects(agent, "red", RED_UID, path) == ("connected", "connected")
+        assert connects(agent, "blue", BLUE_UID, path) == ("FileNotFoundError", "PermissionError")
+    finally:
+        assert served.stop() == 0
+
+
+def connects(agent: AgentProcess, service: str, uid: int, path: Path) -> tuple[str, str]:
+    """Return what a service meets at the socket: inside `exec`, and by its uid alone."""
+    inside = [
+        agent.argv[0], "exec", "--service", service, "--run-dir", str(agent.run_dir), "--",
+        PYTHON, "-I", "-c", _CONNECT, "/run/strongroom/spiffe.sock",
+    ]  # fmt: skip
+    outside = [PYTHON, "-I", "-c", _CONNECT, str(path)]
+    first = subprocess.run(inside, capture_output=True, text=True, check=True, timeout=60)
+    second = subprocess.run(
+        outside, capture_output=True, text=True, check=True, timeout=60,
+        user=uid, group=uid, extra_groups=[],
+    )  # fmt: skip
+    return first.stdout.strip(), second.stdout.strip()
 
 
 def test_certificate_goes_with_its_service(cluster: RunningCluster) -> None:

@@ -193,6 +193,7 @@ async def test_stream_ends_when_the_identity_is_taken_away(mount: Mount, socket_
         assert ended.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
+@pytest.mark.threat("T-40")
 @pytest.mark.parametrize("method", ["FetchX509SVID", "FetchX509Bundles"])
 async def test_call_without_the_header_is_refused(
     mount: Mount, socket_path: Path, method: str
