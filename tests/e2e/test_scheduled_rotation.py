@@ -72,6 +72,9 @@ class ThirdParty:
         path = self.base / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
+    def wait_told(self, told: str, times: int = 1) -> None:
+        wait_until(lambda: self.calls().count(told) >= times, f"the hook is told: {told}")
+
     def hold(self, action: str) -> None:
         (self.base / f"hold-{action}").touch()
 
@@ -147,14 +150,11 @@ def test_rotation_goes_on_after_its_manager_was_killed_in_every_step() -> None:
         operation = cluster.ok("POST", "/v1/secrets/api-key/rotation", {})["operation"]
         for action in ("prepare", "confirm", "retire"):
             told = f"{operation} {action}"
-            wait_until(lambda told=told: told in party.calls(), f"the hook is told: {action}")
+            party.wait_told(told)
             manager.kill()
             before = party.calls().count(told)
             _restart(cluster, manager)
-            wait_until(
-                lambda told=told, before=before: party.calls().count(told) > before,
-                f"the hook is told again: {action}",
-            )
+            party.wait_told(told, before + 1)
             party.release(action)
         wait_until(lambda: rotation(cluster)["done"], "the rotation is over")
         assert rotation(cluster)["error"] == ""
@@ -172,9 +172,9 @@ def test_another_manager_carries_a_rotation_on() -> None:
         party.hold("confirm")
         operation = cluster.ok("POST", "/v1/secrets/api-key/rotation", {})["operation"]
         told = f"{operation} confirm"
-        wait_until(lambda: told in party.calls(), "the hook is told to confirm")
+        party.wait_told(told)
         _holder(cluster).kill()
-        wait_until(lambda: party.calls().count(told) > 1, "another manager calls the hook")
+        party.wait_told(told, 2)
         party.release("confirm")
         wait_until(lambda: rotation(cluster)["done"], "the rotation is over")
         assert rotation(cluster)["step"] == "done"
@@ -199,7 +199,7 @@ def test_credential_is_in_no_argument_and_no_environment_while_a_hook_runs() -> 
     with rotating("sqlite", 1) as (cluster, party):
         party.hold("confirm")
         operation = cluster.ok("POST", "/v1/secrets/api-key/rotation", {})["operation"]
-        wait_until(lambda: f"{operation} confirm" in party.calls(), "the hook is told to confirm")
+        party.wait_told(f"{operation} confirm")
         value = cluster.agents[0].read("twitter", "api-key")
         assert value is not None
         found = [path for path in _arguments_and_environments() if value in path.read_bytes()]
