@@ -18,6 +18,7 @@ from cluster.control.versions import (
     Settled,
     active_count,
     last_left,
+    may_settle,
     needed_by_specs,
     next_due,
     pinned_by,
@@ -78,11 +79,18 @@ class Retirement:
         self._look_at_s = 0.0  # if a write fails, the next round looks at everything again
         view = self.store.view
         secrets = view.secrets.values()
-        for piece in _pieces(_changes(view, secrets, now_s)):
+        open_ones = [stored for stored in secrets if may_settle(stored.record)]
+        for piece in _pieces(_changes(view, open_ones, now_s)):
             steps = [step for stored, after in piece for step in settling(view, stored, after)]
             await self.commit(steps, Action.SECRET_RETIRE, _told(piece))
-        self._warn([stored.record for stored in secrets], now_s)
-        self._look_at_s = _next_look(secrets, now_s)
+        records = [stored.record for stored in secrets]
+        self._warn(records, now_s)
+        moments = (
+            *(next_due(stored.record, now_s) for stored in open_ones),
+            next_warning(records, now_s),
+        )
+        known = (at for at in moments if at is not None)
+        self._look_at_s = min(known, default=now_s + LOOK_AGAIN_S)
 
     def _warn(self, secrets: Sequence[SecretRecord], now_s: float) -> None:
         """Tell of each version once that it expires soon, and once that it did."""
@@ -166,8 +174,6 @@ def _changes(
     view: View, secrets: Iterable[Stored[SecretRecord]], now_s: float
 ) -> Iterator[tuple[Stored[SecretRecord], Settled]]:
     for stored in secrets:
-        if settled(stored.record, now_s, ()).record is stored.record:
-            continue  # the usual case, without a look at services and rollouts
         after = settled(stored.record, now_s, needed_versions(view, stored.record))
         if after.record is not stored.record:
             yield stored, after
@@ -188,13 +194,6 @@ def _pieces(
         steps += size
     if piece:
         yield piece
-
-
-def _next_look(secrets: Sequence[Stored[SecretRecord]], now_s: float) -> float:
-    records = [stored.record for stored in secrets]
-    moments = [next_due(record, now_s) for record in records]
-    moments.append(next_warning(records, now_s))
-    return min((at for at in moments if at is not None), default=now_s + LOOK_AGAIN_S)
 
 
 def _told(piece: Iterable[tuple[Stored[SecretRecord], Settled]]) -> str:

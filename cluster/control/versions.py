@@ -142,6 +142,19 @@ def last_left(secret: SecretRecord) -> SecretVersion | None:
     return max(left, key=lambda version: version.left_turn, default=None)
 
 
+def may_settle(secret: SecretRecord) -> bool:
+    """Return whether `settled` could ever come to something, now or at a later moment: cheap."""
+    # Asked of every secret: an enumeration's members are slow to look up.
+    active, retired = VersionState.ACTIVE, VersionState.RETIRED
+    kept = 0
+    for version in secret.versions:
+        if version.state is active:
+            return True
+        if version.state is retired and not version.destroyed:
+            kept += 1
+    return kept > secret.keep
+
+
 def settled(
     secret: SecretRecord, now_s: float, needed: Collection[int], keep: int | None = None
 ) -> Settled:

@@ -12,6 +12,7 @@ from cluster.control.versions import (
     first_version,
     last_left,
     made_primary,
+    may_settle,
     next_due,
     rollback_target,
     rotated,
@@ -131,6 +132,7 @@ class Versions(RuleBasedStateMachine):
         order = [n for n in self.left if n in self.retired & self.values]
         gone = set(order[: max(0, len(order) - kept)])
         self.values -= gone
+        assert after.record is self.secret or may_settle(self.secret)
         assert set(after.retired) == due
         assert set(after.destroyed) == gone
         assert settled(after.record, self.now_s, self.pinned, keep).record is after.record
