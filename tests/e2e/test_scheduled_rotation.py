@@ -63,7 +63,7 @@ class ThirdParty:
             child.wait()
 
     def console(self, *words: str) -> dict[str, Any]:
-        argv = [sys.executable, "-I", API, words[0], self.socket, *words[1:]]
+        argv = [sys.executable, "-I", str(API), words[0], self.socket, *words[1:]]
         found: dict[str, Any] = json.loads(subprocess.check_output(argv))
         return found
 
