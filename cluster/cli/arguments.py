@@ -55,6 +55,20 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+class _Said(argparse.Action):
+    """Stores a flag's value, and in `FLAG_said` that it was given."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        _option: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, f"{self.dest}_said", True)
+
+
 def verbs_of(parser: Parser) -> "argparse._SubParsersAction[Parser]":
     """Return where a noun's verbs are added."""
     return parser.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True)
@@ -91,9 +105,12 @@ def add_waiting(parser: Parser) -> None:
         "--timeout",
         type=duration,
         default=DEFAULT_TIMEOUT_S,
+        action=_Said,
         metavar="TIME",
-        help="how long to wait for the nodes (default: 30s); afterwards exit 4, the change stays",
+        help="how long to wait for the nodes; afterwards exit 4, the change stays (default: 30s, "
+        "or until a change that goes out in groups is over)",
     )
+    parser.set_defaults(timeout_said=False)
     parser.add_argument("--detach", action="store_true", help="do not wait for the nodes")
 
 

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "status": ("cluster.cli.status", "managers, leader, agents, and what is unhealthy or weak"),
     "secret": ("cluster.cli.secret", "create, rotate, list and remove secrets"),
     "service": ("cluster.cli.service", "say which service gets which secrets, and where"),
+    "rollout": ("cluster.cli.rollout", "how changes go out: list, wait, pause, resume, take back"),
     "node": ("cluster.cli.node", "nodes: list, label, drain, remove"),
     "token": ("cluster.cli.token", "join tokens for nodes and managers"),
     "operator": ("cluster.cli.operator", "who may run these commands; enrol and renew yourself"),
@@ -43,7 +44,7 @@ examples:
 
 exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 not permitted or not authenticated,
 4 still waiting when the time ran out (the change stays), 5 no manager can answer (unreachable,
-locked, no quorum)
+locked, no quorum), 6 the change was paused or rolled back (see `strongroom rollout`)
 """
 
 

@@ -19,6 +19,8 @@ class ExitCode(IntEnum):
     NOT_PERMITTED = 3
     STILL_WAITING = 4
     UNAVAILABLE = 5
+    STOPPED = 6
+    """A change was paused, or taken back: it is not on every node."""
     INTERRUPTED = 130
 
 

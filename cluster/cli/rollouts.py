@@ -1,9 +1,11 @@
 """Waiting until a change is true on every node, and saying so.
 
 The change itself is durable before this starts: when the time runs out it stays, and the nodes that
-did not answer are named.
+did not answer are named. A change that goes out step by step is told task by task, and ends by
+itself: it is finished, or paused, or taken back.
 """
 
+import math
 import time
 from argparse import Namespace
 from typing import Final
@@ -23,16 +25,23 @@ from cluster.protocol.errors import Unavailable
 POLL_S: Final = 10.0
 POLL_MARGIN_S: Final = 10.0
 _NAMED: Final = 10
-_OVER: Final = frozenset({"done", "gone"})
+_OVER: Final = frozenset({"done", "gone", "back"})
+_WAITING: Final = frozenset({"pending", "gone"})
 
 
-def follow(args: Namespace, connection: Connection, answer: Answer, what: str) -> ExitCode:
-    """Wait for the rollout that `answer` names and print what it came to; `what`: "version 3"."""
+def follow(
+    args: Namespace, connection: Connection, answer: Answer, what: str, wanted: str = "finished"
+) -> ExitCode:
+    """Wait for the rollout that `answer` names and print what it came to; `what`: "version 3".
+
+    `wanted`: the state that is a success, where a rollout goes step by step.
+    """
     rollout = answer.get("rollout")
     if args.detach or not isinstance(rollout, str):
         return _report(args, answer, f"{what} is stored; not waiting for nodes")
+    watch = _Watch(args, connection, rollout, what)
     try:
-        progress = _wait(connection, rollout, what, args.timeout)
+        progress = watch.wait()
     except KeyboardInterrupt:
         return complain(f"interrupted; {what} stays and goes on", ExitCode.INTERRUPTED)
     clear_progress()
@@ -41,32 +50,67 @@ def follow(args: Namespace, connection: Connection, answer: Answer, what: str) -
     if progress.get("superseded_by"):
         _report(args, {**answer, "progress": progress}, None)
         return complain(f"{what} was superseded by a newer change before it was on every node")
+    if progress.get("state", wanted) != wanted or progress.get("reason"):
+        return _stopped(args, answer, progress, what, wanted)
     return _report(args, {**answer, "progress": progress}, _done_line(progress, what))
 
 
-def _wait(connection: Connection, rollout: str, what: str, timeout_s: float) -> Answer | None:
-    """Return the last progress seen: done, or what it was when the time ran out."""
-    clock = connection.clock
-    end_s = clock.monotonic_s() + timeout_s
-    progress: Answer | None = None
-    while True:
-        left_s = max(end_s - clock.monotonic_s(), 0.0)
-        wait_s = min(left_s, POLL_S)
+class _Watch:
+    """One wait for one rollout."""
+
+    def __init__(self, args: Namespace, connection: Connection, rollout: str, what: str) -> None:
+        self._connection = connection
+        self._path = path_of("rollouts", rollout)
+        self._what = what
+        self._timeout_s: float = args.timeout
+        self._ends_itself = not args.timeout_said
+        self._tells = args.format == "table" and not args.quiet
+        self._told: dict[tuple[str, str], str] = {}
+
+    def wait(self) -> Answer | None:
+        """Return the last progress seen: done, or what it was when the time ran out."""
+        clock = self._connection.clock
+        began_s = clock.monotonic_s()
+        progress: Answer | None = None
+        while True:
+            left_s = self._limit_s(progress) - (clock.monotonic_s() - began_s)
+            progress = self._ask(progress, min(max(left_s, 0.0), POLL_S)) or progress
+            if progress is not None:
+                self._tell(progress)
+                if progress.get("done") is True:
+                    return progress
+            if clock.monotonic_s() - began_s >= self._limit_s(progress):
+                return progress
+            if progress is not None:
+                show_progress(f"{self._what}: {_reached(progress)}")
+
+    def _limit_s(self, progress: Answer | None) -> float:
+        """Return how long to wait; what goes step by step ends by itself, so nobody need guess."""
+        stepwise = progress is not None and bool(progress.get("policy"))
+        return math.inf if stepwise and self._ends_itself else self._timeout_s
+
+    def _ask(self, seen: Answer | None, wait_s: float) -> Answer | None:
+        query = [("wait", f"{wait_s:.3f}")]
+        if seen is not None and seen.get("policy"):
+            query.append(("after", str(number(seen, "step"))))
         try:
-            progress = connection.get(
-                path_of("rollouts", rollout),
-                [("wait", f"{wait_s:.3f}")],
-                timeout_s=wait_s + POLL_MARGIN_S,
-            )
+            return self._connection.get(self._path, query, timeout_s=wait_s + POLL_MARGIN_S)
         except Unavailable:
             # The change is made: losing every manager for a moment does not end the wait.
             time.sleep(PAUSE_S)
-        if progress is not None and progress.get("done") is True:
-            return progress
-        if clock.monotonic_s() >= end_s:
-            return progress
-        if progress is not None:
-            show_progress(f"{what}: {_reached(progress)}")
+            return None
+
+    def _tell(self, progress: Answer) -> None:
+        """Print what became of each task, where they go one after the other."""
+        if not self._tells or not progress.get("policy"):
+            return
+        for target in rows(progress, "targets"):
+            key = str(target.get("node")), str(target.get("service"))
+            state = str(target.get("state"))
+            if self._told.get(key, state if state in _WAITING else "") != state:
+                error = f": {target['error']}" if target.get("error") else ""
+                say(f"{key[0]} (service {key[1]}): {state}{error}")
+            self._told[key] = state
 
 
 def _report(args: Namespace, content: Answer, line: str | None) -> ExitCode:
@@ -83,6 +127,43 @@ def _done_line(progress: Answer, what: str) -> str:
     if number(progress, "total", 0) == 0:
         return f"{what} is stored; no running task uses it yet"
     return f"{what} on {_reached(progress)} in {_elapsed(progress)}"
+
+
+def _stopped(args: Namespace, answer: Answer, progress: Answer, what: str, wanted: str) -> ExitCode:
+    """Say how a rollout ended otherwise than it was to, and what can be done."""
+    if args.format == "json":
+        print_json({**answer, "progress": progress})
+    reason, rollout = progress.get("reason"), answer.get("rollout")
+    back = f", or take it back with `strongroom rollout rollback {rollout}`"
+    match progress.get("state"):
+        case "paused":
+            return complain(
+                f"{what} is paused on {_reached(progress)}: {reason}; let it go on with "
+                f"`strongroom rollout resume {rollout}`"
+                f"{back if progress.get('can_go_back') else ''}",
+                ExitCode.STOPPED,
+            )
+        case "rolled_back" if wanted == "rolled_back":
+            return _report(
+                args, {**answer, "progress": progress}, f"{what} is rolled back; {reason}"
+            )
+        case "rolled_back":
+            return complain(
+                f"{what} was rolled back: {reason}; the nodes have what they had before, "
+                f"see `strongroom rollout inspect {rollout}`",
+                ExitCode.STOPPED,
+            )
+        case "finished":
+            return complain(
+                f"{what} on {_reached(progress)}; {reason}; these take it when they come back",
+                ExitCode.STILL_WAITING,
+            )
+        case state:
+            return complain(
+                f"{what} ended as {state} on {_reached(progress)}: {reason}; "
+                f"see `strongroom rollout inspect {rollout}`",
+                ExitCode.STOPPED,
+            )
 
 
 def _still_waiting(args: Namespace, answer: Answer, progress: Answer | None, what: str) -> ExitCode:

@@ -17,6 +17,7 @@ from cluster.cli.exposure import add_where
 from cluster.cli.generation import add_generation, add_give_up, add_schedule
 from cluster.cli.output import ExitCode, complain, print_object, print_result, print_rows, warn
 from cluster.cli.secret_versions import add_terms, add_version_verbs, terms_query
+from cluster.cli.update_flags import add_policy_flags, policy_query
 
 _COLUMNS = (
     ("NAME", "name"),
@@ -73,6 +74,7 @@ def add_commands(parser: Parser) -> None:
     add_terms(rotate, keep=False)
     add_generation(rotate, optional_kind=True)
     add_give_up(rotate)
+    add_policy_flags(rotate, suffix=" (default: what the services ask for)")
     add_waiting(rotate)
     add_connection(rotate)
     rotate.set_defaults(run=_rotate)
@@ -145,12 +147,17 @@ def _rotate(args: Namespace) -> int:
 
     if args.give_up:
         return secret_rotation.give_up(args)
+    if args.generate is not None and policy_query(args):
+        return complain(
+            "a rotation that generates its value goes out as its services ask", ExitCode.USAGE
+        )
     if args.generate is not None:
         return secret_rotation.rotate(args)
     value = read_value(args.file)
     connection = connect(args)
     path = path_of("secrets", args.name, "versions")
-    answer = connection.write("POST", path, query=terms_query(args), value=value)
+    query = [*terms_query(args), *policy_query(args)]
+    answer = connection.write("POST", path, query=query, value=value)
     return follow(args, connection, answer, f"version {answers.number(answer, 'version')}")
 
 

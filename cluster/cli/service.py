@@ -8,6 +8,7 @@ from cluster.cli.connection import Connection, connect, path_of
 from cluster.cli.output import ExitCode, print_object, print_result, print_rows
 from cluster.cli.rollouts import follow
 from cluster.cli.service_spec import add_change_flags, add_spec_flags, changed_spec, draft_of
+from cluster.cli.update_flags import add_health_flags
 from cluster.protocol.errors import StaleVersion
 
 _COLUMNS = (
@@ -48,6 +49,7 @@ def add_commands(parser: Parser) -> None:
         verb.add_argument("name", metavar="NAME")
         add_spec_flags(verb)
         verb.set_defaults(run=run)
+    add_health_flags(create, change=False)
     add_change_flags(update)
 
     rollback = verbs.add_parser("rollback", help="go back to the spec before the last change")

@@ -9,6 +9,12 @@ from typing import Final
 
 from cluster.cli.answers import Answer, nested, rows, texts
 from cluster.cli.arguments import Parser, add_labels, count, duration, user_id
+from cluster.cli.update_flags import (
+    add_health_flags,
+    add_policy_flags,
+    given_health,
+    given_update,
+)
 from cluster.protocol.errors import InvalidRequest
 
 _REFERENCE_FIELDS: Final = (
@@ -90,6 +96,7 @@ def add_spec_flags(parser: Parser) -> None:
     parser.add_argument(
         "--on-change-timeout", type=duration, metavar="TIME", help="how long it may take"
     )
+    add_policy_flags(parser, "update-")
 
 
 def add_change_flags(parser: Parser) -> None:
@@ -116,6 +123,7 @@ def add_change_flags(parser: Parser) -> None:
     parser.add_argument(
         "--on-change-rm", action="store_true", help="do nothing any more after a swap"
     )
+    add_health_flags(parser, change=True)
 
 
 def draft_of(args: Namespace) -> Answer:
@@ -135,6 +143,8 @@ def changed_spec(name: str, spec: Answer, args: Namespace) -> Answer:
     draft["labels"] = {key: value for key, value in labels.items() if key not in args.label_rm}
     if args.on_change_rm:
         draft["on_change"] = None
+    if args.health_none:
+        draft["health"] = None
     if draft.get("replicas") is None:
         # A global spec shows no number, and a draft takes one or none.
         draft.pop("replicas", None)
@@ -151,6 +161,8 @@ def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
         "labels": dict(args.label) or None,
         "certificate": args.certificate,
         "on_change": _on_change(args, present.get("on_change")),
+        "update": given_update(args, present.get("update")),
+        "health": given_health(args, present.get("health")),
     }
     if args.is_global:
         given["global"] = True
