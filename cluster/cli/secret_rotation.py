@@ -58,7 +58,7 @@ def schedule_new(args: Namespace, connection: Connection) -> ExitCode:
             f"secret {args.name} was created, but its schedule was refused: {error.message}; "
             "give it one with `strongroom secret update`"
         )
-    if args.hook is None or args.generate is None:
+    if args.hook is None or args.file is not None:
         return ExitCode.DONE
     return start(args, connection)
 
