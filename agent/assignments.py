@@ -160,5 +160,5 @@ def _owner(service: ServiceAssignment) -> tuple[str, int, int]:
     return (service.name, service.uid, service.gid)
 
 
-def _files(service: ServiceAssignment) -> frozenset[FileSpec]:
-    return frozenset(service.files)
+def _files(service: ServiceAssignment) -> tuple[frozenset[FileSpec], bool]:
+    return frozenset(service.files), service.certificate

@@ -5,6 +5,7 @@ the secrets of its service, wiped. A set that is published rests in its mount al
 from there when the secrets beside it change.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from agent.certificates import CertificateFiles
@@ -34,9 +35,9 @@ class StagedCertificates:
         """Wipe a set: it rests in its mount now, or its service is gone."""
         wipe(self._sets.pop(service_id, {}))
 
-    def clear(self) -> None:
-        """Wipe every set."""
-        for service_id in list(self._sets):
+    def keep_only(self, service_ids: Collection[str]) -> None:
+        """Wipe the sets of all other services."""
+        for service_id in self._sets.keys() - service_ids:
             self.settle(service_id)
 
 

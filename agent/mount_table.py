@@ -93,6 +93,7 @@ class MountTable:
         error.
         """
         wanted = {service.service_id: service for service in desired}
+        self._staged.keep_only(wanted.keys())
         waiting = {i for i, service in wanted.items() if self._awaits_certificate(service)}
         made = plan(self._plannable(wanted, waiting), self.mounted, share_uid=self._shares_uids())
         errors = dict(made.refused)
@@ -142,7 +143,7 @@ class MountTable:
     def wipe_all(self) -> None:
         """Wipe and take away every mount; goes on after a failure and raises it at the end."""
         failures: list[Exception] = []
-        self._staged.clear()
+        self._staged.keep_only(())
         for service_id in list(self._entries):
             try:
                 self._entries.pop(service_id).mount.revoke()

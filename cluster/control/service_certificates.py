@@ -24,10 +24,10 @@ from cluster.store.records import Kind, ServiceRecord, TaskState, task_id
 from cluster.store.steps import Require, Step, Write
 from cluster.store.view import View
 
-BURST: Final = 6
-"""Certificates that a task may have at once: each is an entry of the audit."""
-PERIODS_PER_LIFE: Final = 10
-"""A task regains one of its burst every tenth of a certificate's life; it needs two at most."""
+PER_LIFE: Final = 20
+"""Certificates that a task may have within the life of one, from one manager. It needs two, and one
+for each start of its agent; each is an entry of the audit.
+"""
 
 
 class ServiceCertificates:
@@ -37,7 +37,7 @@ class ServiceCertificates:
         self._requests = requests
         self._issuer = issuer
         self._issued_at_s: dict[TaskId, tuple[float, ...]] = {}
-        """By task: when the last certificates were asked for, at most `BURST` of them."""
+        """By task: when the last certificates were issued, at most `PER_LIFE` of them."""
 
     async def issue(self, node_id: NodeId, service_id: ServiceId, csr: bytes) -> ServiceCertificate:
         """Return a certificate for the key in `csr` (DER), once its record is committed.
@@ -52,8 +52,12 @@ class ServiceCertificates:
         principal = Principal(identity, str(identity), Role.NODE)
         try:
             service, _ = _decided_from(store.view, node_id, service_id)
-            self._count(store.view, task_id(service_id, node_id))
+            task = task_id(service_id, node_id)
+            self._check_rate(store.view, task)
             issued = await self._record(principal, node_id, service_id, request)
+            # Only what was issued counts: whoever asks while nothing can be written asks again.
+            now_s = self._requests.clock.monotonic_s()
+            self._issued_at_s[task] = (*self._issued_at_s.get(task, ()), now_s)[-PER_LIFE:]
         except PermissionDenied:
             resource = Resource(Kind.SERVICE.value)
             self._requests.note_refusal(principal, Action.SERVICE_CERTIFICATE, resource)
@@ -83,19 +87,16 @@ class ServiceCertificates:
             raise Unavailable("the certificate was not issued; ask again")
         return issued
 
-    def _count(self, view: View, task: TaskId) -> None:
-        """Raise TooManyRequests if a task asks far more often than renewing takes.
+    def _check_rate(self, view: View, task: TaskId) -> None:
+        """Raise TooManyRequests if the task had far more certificates than renewing takes.
 
         Kept for tasks that exist only, so it is bounded by their number.
         """
-        now_s = self._requests.clock.monotonic_s()
-        window_s = BURST * get_cluster(view).service_ttl_s / PERIODS_PER_LIFE
         for gone in [known for known in self._issued_at_s if view.tasks.get(known) is None]:
             del self._issued_at_s[gone]
-        recent = tuple(at for at in self._issued_at_s.get(task, ()) if now_s - at < window_s)
-        if len(recent) >= BURST:
+        since_s = self._requests.clock.monotonic_s() - get_cluster(view).service_ttl_s
+        if sum(at > since_s for at in self._issued_at_s.get(task, ())) >= PER_LIFE:
             raise TooManyRequests("this service had several certificates just now; ask later")
-        self._issued_at_s[task] = (*recent, now_s)
 
 
 def _decided_from(

@@ -103,3 +103,29 @@ def test_founding_on_nonsense_is_refused(
 ) -> None:
     with pytest.raises(error):
         found(founder, unlock_key, **changes)
+
+
+def test_workload_authority_has_an_anchor_of_its_own_and_the_others_none(
+    founder: Founder, unlock_key: UnlockKey
+) -> None:
+    founding = found(founder, unlock_key, service_ttl_s=60.0)
+    (cluster,) = (one for one in founding.records if isinstance(one, ClusterRecord))
+    assert cluster.service_ttl_s == 60.0
+    authorities = [one for one in founding.records if isinstance(one, AuthorityRecord)]
+    assert {one.role for one in authorities if one.anchor} == {"workload"}
+    (workload,) = (one for one in authorities if one.role == "workload")
+    anchor = x509.load_der_x509_certificate(workload.anchor)
+    intermediate = x509.load_der_x509_certificate(workload.certificate)
+    assert (anchor.subject, anchor.public_key()) == (
+        intermediate.subject,
+        intermediate.public_key(),
+    )
+    assert anchor.issuer == anchor.subject != intermediate.issuer
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, 19.9, 7 * 86_400.0 + 1, float("nan")])
+def test_life_of_service_certificates_has_bounds(
+    founder: Founder, unlock_key: UnlockKey, ttl_s: float
+) -> None:
+    with pytest.raises(InvalidRequest):
+        found(founder, unlock_key, service_ttl_s=ttl_s)

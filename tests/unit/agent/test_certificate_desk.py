@@ -1,6 +1,7 @@
 """Certificates beside secrets, on real mounts: one set, whole or not at all, whatever fails."""
 
 import asyncio
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent.config import AgentConfig
+from agent.mounts import MountKind
 from cluster.pki.ca import issue_leaf, trust_anchor
 from cluster.pki.csr import check_csr
 from cluster.protocol import wire
@@ -20,7 +22,12 @@ from tests.simulation.running_agent import enrol, running, until
 from tests.simulation.served_manager import ServedManager, served
 from tests.support.authority import ClusterAuthority
 from tests.support.clock import ManualClock
-from tests.support.mounts import mounts_taken_away, reachable_directory
+from tests.support.mounts import (
+    MEMORY_ONLY,
+    mount_filesystem,
+    mounts_taken_away,
+    reachable_directory,
+)
 
 pytestmark = pytest.mark.needs_root
 
@@ -248,3 +255,26 @@ async def test_node_refuses_a_secret_in_the_certificates_place(
     async with running(config, clock):
         await until(lambda: (found := result(manager)) is not None and "target" in found.error)
         assert read(config, "tls.key") is None
+
+
+async def test_set_in_a_given_volume_is_the_volumes_groups(
+    tmp_path: Path, history: History, clock: ManualClock
+) -> None:
+    options = f"{MEMORY_ONLY},mode=2750,gid=61002"
+    with reachable_directory() as base, mounts_taken_away(base / "volumes") as root:
+        mount_filesystem(root / "red", "tmpfs", options)
+        config = AgentConfig(
+            data_dir=tmp_path / "data", run_dir=base / "run", mounts=MountKind.GIVEN,
+            given_root=root,
+        )  # fmt: skip
+        made = CertifyingManager("m1", history, ClusterAuthority())
+        made.core.lease_s = 86_400.0
+        async with served(made):
+            enrol(config, made)
+            async with running(config, clock):
+                await mounted(config, made)
+                first = read(config, "tls.key")
+                clock.advance(0.9 * LIFE_S)
+                await until(lambda: read(config, "tls.key") != first)
+                found = (root / "red" / "tls.key").stat()
+                assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (61002, 0o440)

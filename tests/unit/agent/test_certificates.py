@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent.assignments import Publish, plan
 from agent.certificates import ANSWER_LIMIT_S, FAULT_AFTER, CertificateFiles, Certificates
 from cluster.pki.ca import Authority, issue_leaf, trust_anchor
 from cluster.pki.csr import check_csr, key_from_pem
@@ -168,6 +170,14 @@ def test_life_of_nothing_does_not_end_in_a_loop(cluster: ClusterAuthority) -> No
         wire.ServiceCertificate(given.service_id, given.chain, given.anchors, 0.0), 0.0
     )
     assert certificates.due(0.5) == []
+
+
+def test_certificate_that_comes_or_goes_is_a_change_of_files() -> None:
+    """So that the service is told."""
+    without = msgspec.structs.replace(RED, certificate=False)
+    for new, old in ((RED, without), (without, RED)):
+        (action,) = plan([new], {RED.service_id: old}, share_uid=False).actions
+        assert action == Publish(new, changed=True)
 
 
 def test_key_is_not_shown(cluster: ClusterAuthority) -> None:

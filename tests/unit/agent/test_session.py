@@ -204,6 +204,43 @@ def test_files_that_do_not_ask_for_a_lease_are_kept_without_one(
     assert world.mounts == expected(history)
 
 
+def test_services_whose_files_went_before_are_left_alone_when_others_go() -> None:
+    session = opened(new_session())
+    red = service("red", ("a", 1), leases={"a": 30.0})
+    blue = service("blue", ("b", 1), uid=1001, wipe=True)
+    session.on_message(1, values(("a", 1), ("b", 1)), 0.0)
+    session.on_message(1, wire.Lease(1, 60.0), 0.0)
+    session.on_message(1, wire.Snapshot(revision(1), (red, blue)), 0.0)
+    results = (
+        wire.ServiceResult(RED, (VersionKey("a", 1),)),
+        wire.ServiceResult(BLUE, (VersionKey("b", 1),)),
+    )
+    session.on_applied(revision(1), results, (), 0.0)
+
+    def wiped(now_s: float) -> list[str]:
+        done = [one for one in session.on_tick(now_s) if isinstance(one, effects.WipeLapsed)]
+        return [one.name for effect in done for one in effect.services]
+
+    assert [wiped(now_s) for now_s in (29.0, 30.0, 59.0, 60.0, 61.0)] == [
+        [], ["red"], [], ["blue"], [],
+    ]  # fmt: skip
+
+
+def test_lease_is_asked_for_as_often_as_the_shortest_needs() -> None:
+    session = opened(new_session())
+    session.on_message(1, wire.Lease(1, 60.0), 0.0)
+
+    def asked(now_s: float) -> bool:
+        return effects.Send(1, wire.LeaseRequest(2)) in session.on_tick(now_s)
+
+    session.on_message(1, wire.Snapshot(revision(1), ()), 0.0)
+    assert not asked(10.0)  # every third of the node's minute
+    session.on_message(1, values(("a", 1)), 10.0)
+    short = service("red", ("a", 1), leases={"a": 30.0})
+    session.on_message(1, wire.Delta(revision(1), revision(2), (short,), ()), 10.0)
+    assert asked(10.0)
+
+
 def test_wipe_comes_before_its_acknowledgement() -> None:
     session = opened(new_session())
     session.on_message(1, wire.Snapshot(revision(1), ()), 0.0)
@@ -277,3 +314,21 @@ def test_failed_successor_is_opened_again_while_the_first_link_serves() -> None:
     session.on_message(1, wire.Certificate((b"x",), (), (), ()), 0.0)
     assert session.on_closed(None, 0.0) == []
     assert effects.OpenSuccessor() in session.on_tick(2.0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.ServiceCertificate(RED, (b"leaf",), (b"anchor",), 60.0),
+        wire.ServiceCertificateRefused(RED, "unavailable"),
+    ],
+)
+def test_answer_about_a_services_certificate_is_handed_on(
+    message: wire.ServiceCertificate | wire.ServiceCertificateRefused,
+) -> None:
+    """A refusal of it ends nothing; before the welcome it is a breach."""
+    session = opened(new_session())
+    assert session.on_message(1, message, 0.0) == [effects.TakeServiceCertificate(message)]
+    early = new_session()
+    early.on_connected(1, 0.0)
+    assert kinds(early.on_message(1, message, 0.0)) == [effects.Close, effects.Reconnect]

@@ -9,9 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from cluster.control.service_certificates import BURST, ServiceCertificates
+from cluster.control.service_certificates import PER_LIFE, ServiceCertificates
 from cluster.control.service_draft import ReferenceDraft
-from cluster.engine.seam import Engine
+from cluster.engine.seam import Compare, Engine, Operation, Outcome
 from cluster.pki import csr
 from cluster.protocol.errors import (
     ClusterError,
@@ -173,10 +173,6 @@ async def test_lagging_manager_issues_nothing_after_a_removal(
 async def test_manager_without_a_quorum_issues_nothing(lab: ControlLab, stores: StoreLab) -> None:
     node_id, service_id = await placed(lab)
 
-    class CutOff(WatchedEngine):
-        async def transact(self, *_arguments: object) -> None:
-            raise NoQuorum
-
     store = await stores.open("m2", "b2", engine=cast("Engine", CutOff(stores.engine)))
     alone = ControlLab(stores, store)
     with pytest.raises(ClusterError) as refused:
@@ -194,13 +190,13 @@ async def test_bad_request_is_refused_before_anything_is_recorded(lab: ControlLa
 async def test_task_that_asks_without_end_is_slowed_down(lab: ControlLab) -> None:
     node_id, service_id = await placed(lab)
     issuer, request = certificates(lab), csr.make_csr(csr.new_key())
-    for _ in range(BURST):
+    for _ in range(PER_LIFE):
         await issuer.issue(node_id, service_id, request)
     with pytest.raises(TooManyRequests):
         await issuer.issue(node_id, service_id, request)
     lab.clock.advance(3_600.0)
     await issuer.issue(node_id, service_id, request)
-    assert len(await audit(lab)) == BURST + 1
+    assert len(await audit(lab)) == PER_LIFE + 1
 
 
 async def remove(lab: ControlLab, what: str) -> None:
@@ -227,3 +223,31 @@ async def test_spec_shows_the_certificate(lab: ControlLab) -> None:
     shown = lab.services.inspect(ADMIN, "red")["spec"]
     assert isinstance(shown, dict)
     assert shown["certificate"] is True
+
+
+async def test_what_could_not_be_recorded_does_not_count(lab: ControlLab, stores: StoreLab) -> None:
+    """A quorum that is away for a while must not cost services their next certificate."""
+    node_id, service_id = await placed(lab)
+    engine = CutOff(stores.engine)
+    store = await stores.open("m2", "b2", engine=cast("Engine", engine))
+    issuer, request = certificates(ControlLab(stores, store)), csr.make_csr(csr.new_key())
+    for _ in range(PER_LIFE + 1):
+        with pytest.raises(ClusterError) as refused:
+            await issuer.issue(node_id, service_id, request)
+        assert not isinstance(refused.value, TooManyRequests)
+    engine.is_cut_off = False
+    await issuer.issue(node_id, service_id, request)
+
+
+class CutOff(WatchedEngine):
+    """An engine that commits nothing while it is cut off."""
+
+    is_cut_off = True
+
+    async def transact(
+        self, request_id: bytes, compares: tuple[Compare, ...], operations: tuple[Operation, ...]
+    ) -> Outcome:
+        """Pass on, or not."""
+        if self.is_cut_off:
+            raise NoQuorum
+        return await self._engine.transact(request_id, compares, operations)
