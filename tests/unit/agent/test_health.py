@@ -109,6 +109,15 @@ def test_going_back_to_a_version_starts_fresh_as_well() -> None:
     assert watch.reports(1) == report(healthy=True), "the manager forgot it with the change"
 
 
+def test_answer_from_before_a_change_to_and_fro_counts_for_nothing() -> None:
+    watch = following(checked())
+    (old,) = watch.start_due(2.0)
+    watch.follow([checked(version=2)], 3.0)
+    watch.follow([checked()], 4.0)
+    watch.finish(old, GOOD, 5.0)
+    assert watch.reports(1) == ()
+
+
 def test_changed_spec_starts_fresh() -> None:
     watch = following(checked())
     one_check(watch, 2.0, GOOD)
