@@ -332,8 +332,10 @@ class Session:
         lapsed = self._holdings.uncovered(self._covers(now_s))
         if lapsed <= self._wiped:
             return []
+        touched = {service_id for service_id, _ in lapsed - self._wiped}
         self._wiped = lapsed
-        return [effects.WipeLapsed(self._holdings.lapse(self._covers(now_s)))]
+        kept = self._holdings.lapse(self._covers(now_s))
+        return [effects.WipeLapsed(tuple(s for s in kept if s.service_id in touched))]
 
     # --- links ----------------------------------------------------------------------------------
 
