@@ -35,7 +35,7 @@ ANSWER_LIMIT_S: Final = 5.0
 LEAST_LIFE_S: Final = 1.0
 """Renewals of one service are at least this far apart, whatever a manager says."""
 FAULT_AFTER: Final = 2
-"""Failures in a row before a service that waits for its first certificate is called faulty."""
+"""Failures in a row before a service's certificate is called faulty."""
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 60.0
 _DOUBLINGS: Final = 10
@@ -117,7 +117,7 @@ class Certificates:
         pursuit = self._pursuits.get(service_id)
         if pursuit is None or pursuit.failures < FAULT_AFTER:
             return ""
-        return f"the service's certificate cannot be had: {pursuit.reason}; it is asked for again"
+        return f"no certificate for service {pursuit.name}: {pursuit.reason}; it is asked for again"
 
     def _pause_s(self, failures: int) -> float:
         if failures == 0:

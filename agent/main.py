@@ -380,6 +380,7 @@ class Agent:
             "strength": self._table.probe().value,
             "checks": {check.name: check.strength.value for check in self._checks},
             "services": sorted(s.name for s in self._table.mounted.values()),
+            "certificate_faults": sorted(self._table.certificate_faults.values()),
             "last_error": self._last_error,
         }
 

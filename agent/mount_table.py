@@ -60,7 +60,7 @@ class MountTable:
         self._entries: dict[str, _Entry] = {}
         self._staged = StagedCertificates()
         self.certificate_faults: dict[str, str] = {}
-        """Why services that wait for a first certificate do not get one, by service id."""
+        """Why services do not get their first or next certificate, by service id."""
         self._strength = Strength.SECURE
 
     @property
@@ -94,6 +94,8 @@ class MountTable:
         """
         wanted = {service.service_id: service for service in desired}
         self._staged.keep_only(wanted.keys())
+        for gone in self.certificate_faults.keys() - wanted.keys():
+            del self.certificate_faults[gone]
         waiting = {i for i, service in wanted.items() if self._awaits_certificate(service)}
         made = plan(self._plannable(wanted, waiting), self.mounted, share_uid=self._shares_uids())
         errors = dict(made.refused)

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from agent import local_call
 from agent.config import AgentConfig
 from agent.mounts import MountKind
 from cluster.pki.ca import issue_leaf, trust_anchor
@@ -110,6 +111,11 @@ def result(manager: ServedManager) -> wire.ServiceResult | None:
     return None
 
 
+async def status(config: AgentConfig) -> bytes:
+    """Return what the agent tells root."""
+    return await asyncio.to_thread(local_call.call, config.run_dir / "control.sock", "status")
+
+
 async def pass_until(clock: ManualClock, true: Callable[[], bool]) -> None:
     """Let time pass, a few seconds at a glance, until something holds."""
     async with asyncio.timeout(30):
@@ -156,8 +162,10 @@ async def test_failed_renewal_leaves_the_set_and_is_made_up_for(
         clock.advance(0.9 * LIFE_S)
         await pass_until(clock, lambda: manager.asked >= 4)
         assert read(config, "tls.key") == first
+        assert b"no certificate for service red: unavailable" in await status(config)
         manager.refuses = ""
         await pass_until(clock, lambda: read(config, "tls.key") != first)
+        assert b"no certificate" not in await status(config)
         assert read(config, "a") == b"value of a version 1"
 
 
