@@ -82,6 +82,11 @@ class Layout:
         return self.runtime / "apps"
 
     @property
+    def hooks(self) -> Path:
+        """The managers' hook directory, one for all of them here."""
+        return self.private / "hooks"
+
+    @property
     def agent_program(self) -> Path:
         """`strongroom-agent` as one file, for inside a service."""
         return self.apps / "strongroom-agent"

@@ -5,9 +5,9 @@ nothing of the lab and ends nothing of it.
 """
 
 import os
+import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from docs.lab import leftovers
@@ -34,14 +34,11 @@ def run(layout: Layout, name: str) -> int:
     environment = environment_of(layout.programs, layout.config, "lab")
     environment |= {"LAB": str(layout.runtime)}
     words = ["strongroom-agent", "exec", "--run-dir", str(run_dir), "--service", service.name]
-    with suppress(KeyboardInterrupt):
-        return subprocess.run(
-            [*words, "--env", "LAB", "--", "/bin/sh"],
-            env=environment,
-            cwd=Path("/"),
-            check=False,
-        ).returncode
-    return 130
+    # Ctrl-C is for what runs in the shell. A handler, not SIG_IGN: that one would be inherited.
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    # Without job control: a shell in a pid namespace cannot give the terminal back to us.
+    words += ["--env", "LAB", "--", "/bin/sh", "+m"]
+    return subprocess.run(words, env=environment, cwd=Path("/"), check=False).returncode
 
 
 def _service_named(name: str) -> Service:

@@ -77,6 +77,7 @@ class Lab:
             *("--join-listen", layout.address(name, 4)),
             *("--peer-listen", layout.address(name, 5)),
             *("--etcd", str(layout.etcd)),
+            *("--hook-directory", str(layout.hooks)),
         ]
 
     def start_managers(self, *names: str) -> None:

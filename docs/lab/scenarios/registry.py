@@ -1,6 +1,14 @@
 """Every scenario of the lab, in the order of `--list`. A new one is a module and a line here."""
 
-from docs.lab.scenarios import encryption, failover, hostile_app, locked, stolen_worker, tour
+from docs.lab.scenarios import (
+    by_itself,
+    encryption,
+    failover,
+    hostile_app,
+    locked,
+    stolen_worker,
+    tour,
+)
 from docs.lab.scenarios.scenario import Scenario
 from docs.lab.shell import LabError
 
@@ -11,6 +19,7 @@ SCENARIOS = (
     failover.SCENARIO,
     locked.SCENARIO,
     hostile_app.SCENARIO,
+    by_itself.SCENARIO,
 )
 DEFAULT = tour.SCENARIO
 
