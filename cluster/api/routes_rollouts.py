@@ -32,7 +32,8 @@ def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIR
         after: Annotated[int | None, Query(ge=0)] = None,
     ) -> Response:
         """Show how far a rollout has come; with `wait`, answer when it is complete or paused, or
-        after so many seconds; with `after` as well, as soon as its `step` is beyond that."""
+        after so many seconds; with `after` as well, and where it goes out in groups, as soon as its
+        `step` is another one."""
         principal = await edge.principal(request)
         changed = asyncio.Event()
 
@@ -45,7 +46,8 @@ def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIR
                 while True:
                     changed.clear()
                     progress = rollouts.inspect(principal, rollout_id)
-                    moved = after is not None and progress["step"] != after
+                    stepwise = progress["policy"] is not None and after is not None
+                    moved = stepwise and progress["step"] != after
                     if progress["done"] or moved or not wait:
                         return edge.answer(progress)
                     await changed.wait()

@@ -90,9 +90,8 @@ class _Watch:
         return math.inf if stepwise and self._ends_itself else self._timeout_s
 
     def _ask(self, seen: Answer | None, wait_s: float) -> Answer | None:
-        query = [("wait", f"{wait_s:.3f}")]
-        if seen is not None and seen.get("policy"):
-            query.append(("after", str(number(seen, "step"))))
+        step = 0 if seen is None else number(seen, "step", 0)
+        query = [("wait", f"{wait_s:.3f}"), ("after", str(step))]
         try:
             return self._connection.get(self._path, query, timeout_s=wait_s + POLL_MARGIN_S)
         except Unavailable:
