@@ -59,7 +59,8 @@ def _judge(status: int | None) -> None:
             return
         case launch.NOT_STARTED:
             raise HookFailed(
-                "the hook could not be started; look at its first line and at its interpreter"
+                "the hook could not be started; look at its first line, its interpreter, and "
+                "whether its file system is mounted noexec"
             )
         case None:
             raise HookFailed("the hook cannot be killed; look at it on the manager")

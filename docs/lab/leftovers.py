@@ -18,7 +18,8 @@ from docs.lab.processes import end_leftovers
 from docs.lab.shell import LabError
 
 _FRESH = ("managers", "nodes", "config", "logs", "scratch")
-_TMPFS = "mode=0711,size=32m,nosuid,nodev,noexec"
+_TMPFS = "mode=0711,size=32m,nosuid,nodev"
+"""Not noexec, as the mounts of services are: a manager's hook is a program in it."""
 
 
 @contextmanager

@@ -218,6 +218,7 @@ def write_environment(layout: Layout, context: str) -> None:
         f'export XDG_CONFIG_HOME="{layout.config}"',
         f"export STRONGROOM_CONTEXT={context}",
         f'export LAB="{layout.runtime}"',
+        f'export LAB_STATE="{layout.state}"',
     ]
     (layout.state / "env").write_text("\n".join(lines) + "\n")
 
