@@ -7,6 +7,7 @@ thrown away: it could hold a value. Source: DESIGN 6.
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -60,10 +61,38 @@ class ServiceCommands:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Make sure the command is gone; its pid namespace goes with its supervisor."""
+    """Make sure the command is gone, with all it started.
+
+    The first of its pid namespace is killed, and the supervisor reaps it, which the kernel allows
+    only when the whole namespace is gone. A supervisor that is killed itself leaves that to whoever
+    is pid 1 here, and in a container that may be an agent, which would never reap it.
+    """
+    if process.returncode is None and _kill_children(process.pid):
+        await _wait(process)
     if process.returncode is None:
         with suppress(ProcessLookupError):
             process.kill()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_TIMEOUT_S):
-                await process.wait()
+        await _wait(process)
+
+
+async def _wait(process: asyncio.subprocess.Process) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_KILL_TIMEOUT_S):
+            await process.wait()
+
+
+def _kill_children(pid: int) -> bool:
+    """Kill the children of one of our processes; return whether there was one."""
+    killed = False
+    with suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            pidfd = os.pidfd_open(int(child))
+            try:
+                # Looked at through the pidfd's life: a pid that was given to another is let be.
+                lines = Path(f"/proc/{child}/status").read_text().splitlines()
+                if f"PPid:\t{pid}" in lines:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    killed = True
+            finally:
+                os.close(pidfd)
+    return killed

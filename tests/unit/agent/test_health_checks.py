@@ -12,6 +12,7 @@ import pytest
 
 from agent.config import AgentConfig
 from agent.health_checks import HealthChecks
+from agent.service_command import ServiceCommands
 from cluster.protocol.wire import HealthCheck, HealthReport, ServiceAssignment, VersionKey
 from tests.simulation.naive_manager import History, service
 from tests.simulation.running_agent import enrol, running, until
@@ -197,6 +198,22 @@ async def test_what_a_check_prints_is_seen_nowhere(
         assert printed.exists(), "the control: it did run, and had the value to print"
         assert verdict(report) == (False, "exit status 4")
     assert "value of a" not in "".join(capfd.readouterr())
+
+
+async def test_command_whose_time_is_over_is_gone_when_that_is_said(config: AgentConfig) -> None:
+    """Gone and reaped, here and now: a container may have nobody else to reap it."""
+    async with placed(config, service("red", ("a", 1), uid=UID)):
+        commands = ServiceCommands(config.run_dir)
+        began = asyncio.create_task(
+            commands.run("red", ("/bin/sh", "-c", "setsid sleep 3616 & sleep 3616"), 300.0)
+        )
+        await until(lambda: len(runs_as_service("3616")) >= 3)
+        (supervisor,) = commands.supervisors
+        began.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await began
+        assert runs_as_service("") == []
+        assert not Path(f"/proc/{supervisor}").exists()
 
 
 # --- the service's process ----------------------------------------------------------------------
