@@ -50,8 +50,9 @@ def _allowed(role: Role, resource: Resource = BEST_CASE) -> set[str]:
 
 
 @pytest.mark.threat("T-06")
-def test_node_may_do_three_things() -> None:
-    assert _allowed(Role.NODE) == {"session.open", "secret.issue", "node.renew"}
+def test_node_may_do_four_things() -> None:
+    own = {"session.open", "secret.issue", "node.renew", "service.certificate"}
+    assert _allowed(Role.NODE) == own
 
 
 def test_caller_without_certificate_may_only_prove_himself() -> None:
