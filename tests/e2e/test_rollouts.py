@@ -92,7 +92,7 @@ def test_a_paused_change_is_taken_back_or_goes_on(
     done = shell.run("secret", "rotate", "credential", "-", stdin=b"bad again")
     assert done.code == 6, done
     assert "is paused on 0 of 3 nodes: app on " in done.stderr
-    assert sorted(held(cluster)) == [b"bad again", b"good 2", b"good 2"]
+    assert sorted(value or b"" for value in held(cluster)) == [b"bad again", b"good 2", b"good 2"]
     rollout = newest(shell)["id"]
     assert f"strongroom rollout resume {rollout}" in done.stderr
     assert "exit status 1" in shell.refused(6, "rollout", "resume", rollout)
