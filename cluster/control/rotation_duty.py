@@ -52,7 +52,7 @@ LOOK_AGAIN_S: Final = 15.0
 DEBOUNCE_S: Final = 0.01
 BACK_OFF_S: Final = 0.2
 MAX_OPEN: Final = 8
-"""Rotations under way at once: after an outage, many are due."""
+"""Rotations that the schedule starts, and moves that are made, at once."""
 OVERDUE_S: Final = 60.0
 SPREAD_S: Final = 30.0
 """What is overdue starts within this time, and not all at once."""
@@ -126,6 +126,8 @@ class RotationDuty:
         for stored in self._unfinished():
             if stored.record.id in self._running or stored.record.id in self._broken:
                 continue
+            if len(self._running) == MAX_OPEN:
+                return  # the end of a move brings the next look
             move = self._next_move(stored.record)
             if isinstance(move, Wait):
                 self._look_by(move.until)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.stores import StoreLab, sqlite_lab
 from tests.unit.control.lab import ControlLab
+from tests.unit.control.rotation_lab import RotationLab
 
 
 @pytest.fixture
@@ -26,3 +27,11 @@ async def lab(stores: StoreLab) -> ControlLab:
 async def second(lab: ControlLab, stores: StoreLab) -> ControlLab:
     """Another manager on the same engine."""
     return ControlLab(stores, await stores.open("m2", "b2"))
+
+
+@pytest.fixture
+async def rotating(lab: ControlLab) -> RotationLab:
+    """A secret that rotates by itself, in use on a node, known to a third party."""
+    rotating = RotationLab(lab)
+    await rotating.initialise()
+    return rotating
