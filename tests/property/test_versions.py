@@ -132,7 +132,7 @@ class Versions(RuleBasedStateMachine):
         order = [n for n in self.left if n in self.retired & self.values]
         gone = set(order[: max(0, len(order) - kept)])
         self.values -= gone
-        assert after.record is self.secret or may_settle(self.secret)
+        assert after.record is self.secret or keep is not None or may_settle(self.secret)
         assert set(after.retired) == due
         assert set(after.destroyed) == gone
         assert settled(after.record, self.now_s, self.pinned, keep).record is after.record
