@@ -1,4 +1,4 @@
-"""Changes that go out in groups, over a real store: who is held, who is released, what comes back."""
+"""Changes that go out in groups, over a real store: who is held, released, brought back."""
 
 from typing import Any
 
@@ -104,9 +104,7 @@ class Fleet:
     def changed(self) -> NodeId:
         """Return the node that is assigned another version than the others."""
         numbers = [self.assigned(node) for node in self.nodes]
-        return next(
-            n for n, number in zip(self.nodes, numbers, strict=True) if number == max(numbers)
-        )
+        return self.nodes[numbers.index(max(numbers))]
 
     def version_states(self) -> dict[int, VersionState]:
         secret = self.lab.view.secret_by_name("db")
@@ -214,7 +212,8 @@ async def test_patience_counts_from_the_release(fleet: Fleet) -> None:
     assert fleet.rollout(rollout).state is RolloutState.RUNNING
     fleet.lab.clock.advance(1.0)
     await fleet.settle()
-    assert fleet.rollout(rollout).state is RolloutState.ROLLING_BACK
+    assert fleet.rollout(rollout).state is RolloutState.ROLLED_BACK
+    assert fleet.rollout(rollout).reason.endswith("its files are not in place")
 
 
 async def test_a_node_that_is_down_is_left_behind_and_named(fleet: Fleet) -> None:
@@ -374,6 +373,7 @@ async def test_a_failure_that_does_not_matter_is_noted(fleet: Fleet) -> None:
 
 async def test_deployers_act_on_rollouts_of_their_own_alone(fleet: Fleet) -> None:
     await fleet.set_up()
+    fleet.lab.clock.advance(1.0)
     rollout = await fleet.rotate()
     with pytest.raises(PermissionDenied):
         await fleet.actions.pause(fleet.lab.context(DEPLOYER), rollout)
