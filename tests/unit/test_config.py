@@ -83,6 +83,10 @@ def test_advertised_host_has_no_port(advertise: str) -> None:
         ({"advertise": None}, "advertise"),
         ({"name": None, "advertise": None}, "advertise and name"),
         ({"log_format": "xml"}, "log_format"),
+        ({"hook_timeout_s": "0"}, "hook_timeout_s"),
+        ({"hook_timeout_s": "601"}, "hook_timeout_s"),
+        ({"hook_timeout_s": "1.5"}, "hook_timeout_s"),
+        ({"hook_timeout_s": "١"}, "hook_timeout_s"),
     ],
 )
 def test_refusal_names_the_setting(settings: dict[str, str | None], named: str) -> None:
