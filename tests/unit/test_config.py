@@ -86,7 +86,7 @@ def test_advertised_host_has_no_port(advertise: str) -> None:
         ({"hook_timeout_s": "0"}, "hook_timeout_s"),
         ({"hook_timeout_s": "601"}, "hook_timeout_s"),
         ({"hook_timeout_s": "1.5"}, "hook_timeout_s"),
-        ({"hook_timeout_s": "١"}, "hook_timeout_s"),
+        ({"hook_timeout_s": "\u0661"}, "hook_timeout_s"),
     ],
 )
 def test_refusal_names_the_setting(settings: dict[str, str | None], named: str) -> None:
