@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.stores import StoreLab, sqlite_lab
 from tests.unit.control.lab import ControlLab
+from tests.unit.control.rollout_lab import Fleet
 from tests.unit.control.rotation_lab import RotationLab
 
 
@@ -35,3 +36,9 @@ async def rotating(lab: ControlLab) -> RotationLab:
     rotating = RotationLab(lab)
     await rotating.initialise()
     return rotating
+
+
+@pytest.fixture
+def fleet(lab: ControlLab) -> Fleet:
+    """Three nodes that do not have their service yet."""
+    return Fleet(lab)
