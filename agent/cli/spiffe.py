@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent import linux
 from agent.cli.exit_codes import OK, USAGE, code_of, fail
 from agent.local_call import Refused, call
 
@@ -121,3 +122,6 @@ def _hand_over(place: _Place) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    # The kernel's default for a process that changed its uid may allow more.
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)

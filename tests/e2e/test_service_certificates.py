@@ -271,6 +271,7 @@ def test_spiffe_client_follows_the_service(cluster: RunningCluster) -> None:
         wait_until(lambda: "spiffe.started" in served.text(), "it serves")
         status = Path(f"/proc/{served.pid}/status").read_text()
         assert f"Uid:\t{RED_UID}\t{RED_UID}\t{RED_UID}\t{RED_UID}\n" in status
+        assert "NoNewPrivs:\t1\n" in status
         with X509Source(socket_path=f"unix://{path}", timeout_in_seconds=30) as source:
             first = source.get_x509_context().default_svid
             assert str(first.spiffe_id) == f"spiffe://{TRUST_DOMAIN}/service/red"

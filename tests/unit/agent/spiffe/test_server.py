@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import stat
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -222,6 +223,25 @@ async def test_socket_is_its_owners_alone(socket_path: Path) -> None:
     found = socket_path.stat()
     assert stat.S_ISSOCK(found.st_mode)
     assert stat.S_IMODE(found.st_mode) == 0o600
+
+
+async def test_socket_left_behind_by_a_killed_process_is_taken(
+    mount: Mount, tmp_path: Path
+) -> None:
+    path, stop = tmp_path / "spiffe.sock", asyncio.Event()
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+        killed.listen()
+    mount.renew()
+    running = asyncio.create_task(serve(mount.path, path, stop))
+
+    def fetch() -> str:
+        with X509Source(socket_path=f"unix://{path}", timeout_in_seconds=20) as source:
+            return str(source.get_x509_context().default_svid.spiffe_id)
+
+    assert await blocking(fetch) == NAME
+    stop.set()
+    await asyncio.wait_for(running, PATIENCE_S)
 
 
 async def test_second_server_does_not_take_the_socket(mount: Mount, socket_path: Path) -> None:
