@@ -7,6 +7,7 @@ import msgspec
 from cluster.control.rollout_actions import RolloutActions
 from cluster.control.rollout_policy import PolicyChange
 from cluster.control.rollout_status import RolloutStatus
+from cluster.control.service_draft import ServiceDraft
 from cluster.control.update_draft import UpdateDraft
 from cluster.protocol.ids import NodeId, SecretId, ServiceId
 from cluster.protocol.secret_bytes import SecretBytes
@@ -41,6 +42,10 @@ class Fleet:
         )
         await self.settle()
         await self.report()
+
+    def draft(self, *sources: str) -> ServiceDraft:
+        """Return another spec of `app`, under the same policy."""
+        return drafted("app", *sources, is_global=True, update=CANARY)
 
     async def settle(self) -> None:
         await self.lab.settle(self.duty)
