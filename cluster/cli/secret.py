@@ -110,9 +110,9 @@ def _create(args: Namespace) -> int:
         answer = secret_rotation.generate(args)
     else:
         answer = _create_given(args)
-    print_result(args, answer, f"secret {args.name} created, version 1", "name")
     if secret_rotation.has_schedule(args):
-        return secret_rotation.schedule_new(args, connect(args))
+        return secret_rotation.schedule_new(args, connect(args), answer)
+    print_result(args, answer, f"secret {args.name} created, version 1", "name")
     return ExitCode.DONE
 
 

@@ -48,19 +48,24 @@ def generate(args: Namespace) -> Answer:
     return connect(args).write("POST", path_of("secrets", args.name, "generated"), asked)
 
 
-def schedule_new(args: Namespace, connection: Connection) -> ExitCode:
+def schedule_new(args: Namespace, connection: Connection, created: Answer) -> ExitCode:
     """Give a secret that was just created its schedule; with a hook and a generated value, rotate
     it at once: so far the third party does not know it."""
+    line = f"secret {args.name} created, version 1"
     try:
-        set_schedule(args, connection)
+        scheduled = set_schedule(args, connection)
     except ClusterError as error:
+        print_result(args, created, line, "name")
         return complain(
             f"secret {args.name} was created, but its schedule was refused: {error.message}; "
             "give it one with `strongroom secret update`"
         )
     if args.hook is None or args.file is not None:
+        print_result(args, {**created, **scheduled}, line, "name")
         return ExitCode.DONE
-    return start(args, connection)
+    if args.format == "table" and not args.quiet:
+        say(line)
+    return start(args, connection, {**created, **scheduled})
 
 
 def set_schedule(args: Namespace, connection: Connection) -> Answer:
@@ -94,13 +99,16 @@ def rotate(args: Namespace) -> ExitCode:
     return start(args, connect(args))
 
 
-def start(args: Namespace, connection: Connection) -> ExitCode:
-    """Start a rotation and wait until its new version is in place."""
+def start(args: Namespace, connection: Connection, created: Answer | None = None) -> ExitCode:
+    """Start a rotation and wait until its new version is in place.
+
+    `created`: what the same command did before, for its JSON.
+    """
     asked: Answer = {}
     if args.generate not in (None, SCHEDULE) and not has_schedule_flags(args):
         asked = {"generator": args.generate, **_length(args)}
     answer = connection.write("POST", path_of("secrets", args.name, "rotation"), asked)
-    return follow(args, connection, answer)
+    return follow(args, connection, {**(created or {}), **answer})
 
 
 def has_schedule_flags(args: Namespace) -> bool:

@@ -1,5 +1,6 @@
 """`strongroom secret` with values that the manager makes, as transcripts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,15 @@ def test_create_with_a_hook_and_no_value_rotates_at_once(
         "version 2 is in place on every node that is up, and the third party confirmed it\n"
     )
     assert manager.asked[2].json == {}
+
+
+def test_what_a_command_did_is_one_json_object(run: Run, manager: Canned, context: Context) -> None:
+    manager.on("POST /v1/secrets/db/generated", (201, {"name": "db", "version": 1}))
+    manager.on("PUT /v1/secrets/db/schedule", (200, {"name": "db", "schedule": {}}))
+    rotating(manager, seen(hook="party"))
+    flags = ("--generate", "hex", "--hook", "party", "--format", "json")
+    done = run("secret", "create", "db", *flags)
+    assert json.loads(done.out)["rotation"]["version"] == 2
 
 
 def test_refused_schedule_says_what_stands(run: Run, manager: Canned, context: Context) -> None:
