@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from cluster.control.rotation_duty import OVERDUE_S
+from cluster.control.rotation_duty import MAX_OPEN, OVERDUE_S
 from cluster.control.scheduled import RotationDraft, ScheduleDraft
 from cluster.hook.contract import HookAction
 from cluster.protocol.errors import (
@@ -190,3 +190,21 @@ async def test_secret_is_not_removed_while_it_rotates(rotating: RotationLab) -> 
     await control.settle(control.duty())
     await control.secrets.remove(control.context(), "db")
     assert (len(control.view.rotations), len(control.view.secret_values)) == (0, 0)
+
+
+async def test_morning_after_an_outage_is_no_storm(lab: ControlLab) -> None:
+    rotating = RotationLab(lab)
+    for number in range(MAX_OPEN + 4):
+        await lab.secret(f"s{number}")
+        draft = ScheduleDraft(every_s=3600, generator="hex")
+        await rotating.scheduled.set_schedule(lab.context(), f"s{number}", draft)
+    lab.clock.advance(EVERY_S)
+    duty = rotating.duty()
+    most = 0
+    for _ in range(40):
+        await duty.round()
+        unfinished = [s for s in lab.view.rotations.values() if not s.record.finished_at]
+        most = max(most, len(unfinished))
+        lab.clock.advance(2)
+    assert 0 < most <= MAX_OPEN
+    assert {s.record.primary.number for s in lab.view.secrets.values()} == {2}
