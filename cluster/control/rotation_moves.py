@@ -16,6 +16,7 @@ import structlog
 from cluster.control.generators import recipe
 from cluster.control.new_primary import new_primary
 from cluster.control.policy import Action, Principal, Resource, authorize
+from cluster.control.retirement import made_room, value_removals
 from cluster.control.rollout_policy import AT_ONCE, UNCHANGED
 from cluster.control.rotation_records import candidate_removal, rotations_of
 from cluster.control.rotation_steps import (
@@ -27,13 +28,14 @@ from cluster.control.rotation_steps import (
     Revert,
     Wait,
     attempted,
+    given_up,
     pushed,
     refused,
     succeeded,
 )
 from cluster.control.versions import made_primary
 from cluster.hook.contract import Credential, HookAction, HookCall, Hooks
-from cluster.protocol.errors import HookFailed, StaleVersion, VersionNotFound
+from cluster.protocol.errors import Conflict, HookFailed, StaleVersion, VersionNotFound
 from cluster.protocol.ids import ID_SIZE, RolloutId, VersionNumber, format_id
 from cluster.store.records import (
     Kind,
@@ -107,15 +109,23 @@ class RotationMoves:
     async def _push(self, stored: Stored[RotationRecord]) -> None:
         """Make the new version primary and start its rollout."""
         now_s = self._now_s()
-        secret = self._secret(stored.record)
-        grown = pushed(secret.record, stored.record, now_s)
+        secret, view = self._secret(stored.record), self.store.view
+        try:
+            room = made_room(view, secret.record, now_s)
+        except Conflict as full:
+            await self.become(stored, given_up(stored.record, full.message, now_s))
+            return
+        grown = pushed(room.record, stored.record, now_s)
         after = made_primary(grown, stored.record.version or 0, now_s)
-        await self._change_primary(stored, secret, after, RotationStep.CONFIRM)
+        gone = value_removals(view, stored.record.secret_id, room.destroyed)
+        await self._change_primary(stored, secret, after, RotationStep.CONFIRM, gone)
 
     async def _revert(self, stored: Stored[RotationRecord]) -> None:
         """Make the version before primary again; the new one is retired without an overlap."""
         secret = self._secret(stored.record)
-        after = made_primary(secret.record, stored.record.previous, self._now_s(), overlap_s=0.0)
+        after = made_primary(
+            secret.record, stored.record.previous, self._now_s(), overlap_s=0.0, taken_back=True
+        )
         await self._change_primary(stored, secret, after, RotationStep.ROLLBACK)
 
     async def _change_primary(
@@ -124,6 +134,7 @@ class RotationMoves:
         secret: Stored[SecretRecord],
         after: SecretRecord,
         then: RotationStep,
+        more: Sequence[Step] = (),
     ) -> None:
         # A way back does not wait.
         how = AT_ONCE if then is RotationStep.ROLLBACK else UNCHANGED
@@ -138,7 +149,7 @@ class RotationMoves:
             rollout=stored.record.rollout or RolloutId(change.rollout.id),
         )
         detail = f"version {after.primary.number} is primary"
-        await self.commit([*change.steps, Replace(stored, rotation)], rotation, detail)
+        await self.commit([*change.steps, *more, Replace(stored, rotation)], rotation, detail)
 
     async def _call(self, stored: Stored[RotationRecord], action: HookAction) -> None:
         """Call the hook, with the attempt on record before and its outcome after."""

@@ -1,5 +1,6 @@
 """A third party behind a hook, in memory: which credentials it accepts, and what it was told."""
 
+import asyncio
 from dataclasses import dataclass, field
 
 from cluster.hook.contract import HookAction, HookCall
@@ -27,6 +28,8 @@ class ThirdParty:
     lost: set[HookAction] = field(default_factory=set)
     """Actions that are carried out, and whose answer is lost."""
     unknown: set[str] = field(default_factory=set)
+    hangs: asyncio.Event | None = None
+    """No call goes on until it is set."""
 
     def check(self, name: str) -> None:
         """Refuse the names in `unknown`."""
@@ -41,6 +44,8 @@ class ThirdParty:
         """Carry a call out, as often as it comes."""
         self.check(name)
         self.told.append(Told(call.operation, call.action, call.new.version, call.previous.version))
+        if self.hangs is not None:
+            await self.hangs.wait()
         if call.action in self.refuses:
             raise HookFailed("the hook ended with exit status 1")
         self._carry_out(call)

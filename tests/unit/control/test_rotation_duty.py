@@ -7,7 +7,9 @@ import msgspec
 import pytest
 
 from cluster.control.evict_rotate import Evictions
+from cluster.control.retirement import MAX_ACTIVE
 from cluster.control.rotation_steps import ATTEMPTS
+from cluster.control.scheduled import RotationDraft
 from cluster.control.service_draft import ReferenceDraft
 from cluster.control.update_draft import UpdateDraft
 from cluster.hook.contract import HookAction
@@ -291,3 +293,46 @@ async def test_running_duty_needs_nobody(rotating: RotationLab) -> None:
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_secret_with_too_many_active_versions_is_not_rotated(rotating: RotationLab) -> None:
+    control = rotating.control
+    await control.write(msgspec.structs.replace(rotating.secret, overlap_s=600.0))
+    for number in range(MAX_ACTIVE):
+        await control.secrets.rotate(control.context(), "db", SecretBytes(b"%d" % number))
+    rotating.party.accepted.add(rotating.value() or b"")
+    await rotating.start()
+    await rotating.carry_out()
+    assert rotating.rotation.step is RotationStep.FAILED
+    assert "active versions" in rotating.rotation.error
+    assert rotating.party.actions() == [PREPARE, ROLLBACK]
+    assert rotating.secret.primary.number == MAX_ACTIVE + 1
+
+
+async def test_hook_that_hangs_holds_up_its_own_secret_alone(rotating: RotationLab) -> None:
+    control = rotating.control
+    rotating.party.hangs = asyncio.Event()
+    await control.secret("other")
+    await rotating.start()
+    running = asyncio.create_task(rotating.duty().run())
+    try:
+        async with asyncio.timeout(20):
+            while not rotating.party.told:  # noqa: ASYNC110  # polled, as a person would
+                await asyncio.sleep(0.01)
+            context = control.context()
+            await rotating.scheduled.start(context, "other", RotationDraft(generator="hex"))
+            while _primary(rotating, "other") == 1:
+                await asyncio.sleep(0.01)
+            assert rotating.secret.primary.number == 1
+            rotating.party.hangs.set()
+            while rotating.secret.primary.number == 1:  # noqa: ASYNC110  # polled
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def _primary(rotating: RotationLab, name: str) -> int:
+    stored = rotating.control.view.secret_by_name(name)
+    assert stored is not None
+    return stored.record.primary.number
