@@ -321,7 +321,7 @@ async def test_hook_that_hangs_holds_up_its_own_secret_alone(rotating: RotationL
                 await asyncio.sleep(0.01)
             context = control.context()
             await rotating.scheduled.start(context, "other", RotationDraft(generator="hex"))
-            while _primary(rotating, "other") == 1:
+            while _primary(rotating, "other") == 1:  # noqa: ASYNC110  # polled
                 await asyncio.sleep(0.01)
             assert rotating.secret.primary.number == 1
             rotating.party.hangs.set()
