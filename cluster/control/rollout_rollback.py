@@ -49,7 +49,7 @@ def _version_back(view: View, rollout: RolloutRecord, now_s: float) -> list[Step
         version = rollback_target(secret.record, rollout.before_version)
     except VersionNotFound as error:
         raise Conflict(error.message) from None
-    back = made_primary(secret.record, version.number, now_s, overlap_s=0.0)
+    back = made_primary(secret.record, version.number, now_s, overlap_s=0.0, taken_back=True)
     # At once, not by the duty: what failed is not to be issued again for one moment.
     over = settled(back, now_s, needed_versions(view, back))
     return [Replace(secret, over.record), *value_removals(view, secret_id, over.destroyed)]

@@ -39,6 +39,7 @@ def version_shown(version: SecretVersion) -> dict[str, JSON]:
         "retire_at": moment(version.retire_at),
         "expires_at": moment(version.expires_at),
         "value": "destroyed" if version.destroyed else "kept",
+        "taken_back": version.taken_back,
         "exposed_at": moment(version.exposed_at),
         "exposed_by": version.exposed_by,
     }

@@ -79,11 +79,16 @@ def rotated(
 
 
 def made_primary(
-    secret: SecretRecord, number: int, now_s: float, *, overlap_s: float | None = None
+    secret: SecretRecord,
+    number: int,
+    now_s: float,
+    *,
+    overlap_s: float | None = None,
+    taken_back: bool = False,
 ) -> SecretRecord:
     """Return `secret` with an existing version as primary; the primary before stays active for now.
 
-    `overlap_s` as in `rotated`.
+    `overlap_s` as in `rotated`; `taken_back`: the version that is left did not work.
     """
     left = secret.primary
     turn = 1 + max(version.left_turn for version in secret.versions)
@@ -92,11 +97,19 @@ def made_primary(
     def after(version: SecretVersion) -> SecretVersion:
         if version.number == number:
             return msgspec.structs.replace(
-                version, state=VersionState.PRIMARY, retire_at=None, left_turn=0
+                version,
+                state=VersionState.PRIMARY,
+                retire_at=None,
+                left_turn=0,
+                taken_back=False,
             )
         if version.number == left.number:
             return msgspec.structs.replace(
-                version, state=VersionState.ACTIVE, retire_at=retire_at, left_turn=turn
+                version,
+                state=VersionState.ACTIVE,
+                retire_at=retire_at,
+                left_turn=turn,
+                taken_back=taken_back,
             )
         return version
 
@@ -105,7 +118,8 @@ def made_primary(
 
 
 def rollback_target(secret: SecretRecord, number: int | None = None) -> SecretVersion:
-    """Return the version a rollback makes primary: `number`, or the one that was primary last.
+    """Return the version a rollback makes primary: `number`, or the one that was primary last and
+    was not taken back.
 
     Raises VersionNotFound for a number that never was, and Conflict for one that cannot be primary.
     """
@@ -255,7 +269,8 @@ def _retire_at(
 
 
 def _last_primary(secret: SecretRecord) -> SecretVersion:
-    last = last_left(secret)
+    left = (one for one in secret.versions if one.left_turn and not one.taken_back)
+    last = max(left, key=lambda version: version.left_turn, default=None)
     if last is None:
         raise Conflict(f"secret {secret.name!r} has no version before this one; rotate it instead")
     if last.destroyed:
@@ -272,9 +287,12 @@ def _destroyed(secret: SecretRecord, number: int) -> str:
 
 
 def _beyond(versions: Iterable[SecretVersion], keep: int) -> set[VersionNumber]:
-    """Return the retired versions whose values are beyond the `keep` that were primary last."""
+    """Return the retired versions whose values are beyond the `keep` that were primary last.
+
+    What was taken back goes first: it must not push out what a rollback would want.
+    """
     retired = [v for v in versions if v.state is VersionState.RETIRED and not v.destroyed]
-    retired.sort(key=lambda version: (version.left_turn, version.number), reverse=True)
+    retired.sort(key=lambda one: (not one.taken_back, one.left_turn, one.number), reverse=True)
     return {version.number for version in retired[keep:]}
 
 

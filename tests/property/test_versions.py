@@ -176,6 +176,23 @@ TestVersions = Versions.TestCase
 TestVersions.settings = settings(max_examples=60, stateful_step_count=40)
 
 
+def test_what_was_taken_back_is_no_version_to_go_back_to_and_pushes_none_out() -> None:
+    """A bad version, and its way back, leave the version before the good one as it was."""
+    machine = Versions()
+    good = rotated(machine.secret, 1, 1_001.0, "test", overlap_s=0.0)
+    bad = rotated(good, 1, 1_002.0, "test", overlap_s=0.0)
+    back = made_primary(bad, good.primary.number, 1_003.0, overlap_s=0.0, taken_back=True)
+    over = settled(back, 1_003.0, (), keep=1)
+    assert over.destroyed == (bad.primary.number,)
+    assert rollback_target(over.record).number == 1
+
+    kept = settled(back, 1_003.0, (), keep=2).record
+    assert rollback_target(kept).number == 1
+    again = made_primary(kept, bad.primary.number, 1_004.0, overlap_s=0.0)
+    assert not again.primary.taken_back
+    assert rollback_target(again).number == good.primary.number
+
+
 def test_more_destroyed_versions_than_are_remembered_do_not_disturb_the_rest() -> None:
     """A record stays small however often its secret is rotated."""
     machine = Versions()

@@ -32,6 +32,8 @@ class SecretVersion(msgspec.Struct, frozen=True):
     """Whether the value is gone: a rollback cannot bring it back."""
     left_turn: int = 0
     """Which change of the primary it was left in, counted from 1; 0: it is primary or never was."""
+    taken_back: bool = False
+    """Whether a rollout or a rotation took it back: it is no version to go back to by default."""
     exposed_at: float | None = None
     """When a node that held it was evicted as compromised: it must be rotated while it is live."""
     exposed_by: str = ""
