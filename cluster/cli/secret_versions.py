@@ -128,10 +128,14 @@ def _versions(args: Namespace) -> int:
 
 
 def _short(version: answers.Answer) -> answers.Answer:
-    """Return the nodes of a version as the table shows them."""
+    """Return the nodes and the state of a version as the table shows them."""
     nodes = answers.texts(version, "nodes")
     more = len(nodes) - _NAMED
-    return {"nodes": [*nodes[:_NAMED], f"and {more} more"] if more > 0 else list(nodes)}
+    state = answers.text(version, "state")
+    return {
+        "nodes": [*nodes[:_NAMED], f"and {more} more"] if more > 0 else list(nodes),
+        "state": f"{state} (taken back)" if version.get("taken_back") else state,
+    }
 
 
 def _roll_back(args: Namespace) -> int:
