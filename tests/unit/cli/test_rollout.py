@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from cluster.cli.context_files import Context
 from tests.unit.cli.canned import Canned
-from tests.unit.cli.conftest import Context, Run
+from tests.unit.cli.conftest import Run
 
 POLICY = {"canary": 1, "parallelism": 1}
 
@@ -71,15 +72,16 @@ def test_each_task_is_told_as_its_state_changes(
             6,
             (
                 "version 3 is paused on 0 of 2 nodes: web on n1: unhealthy; let it go on with "
-                "`strongroom rollout resume r1`, or take it back with `strongroom rollout rollback r1`"
+                "`strongroom rollout resume r1`, or take it back with "
+                "`strongroom rollout rollback r1`"
             ),
         ),
         (
             shown("rolled_back", "back", "back", reason="web on n1: unhealthy"),
             6,
             (
-                "version 3 was rolled back: web on n1: unhealthy; the nodes have what they had before, "
-                "see `strongroom rollout inspect r1`"
+                "version 3 was rolled back: web on n1: unhealthy; the nodes have what they had "
+                "before, see `strongroom rollout inspect r1`"
             ),
         ),
         (

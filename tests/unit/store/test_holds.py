@@ -110,9 +110,9 @@ def test_a_held_spec_counts_with_its_uid_and_its_secrets() -> None:
 def test_a_change_concerns_the_nodes_it_releases() -> None:
     before = rotation()
     released = tuple(msgspec.structs.replace(t, released_at=6.0) for t in before.targets)
-    assert nodes_moved(before, rotation(targets=released)) == ({TWO}, False)
+    assert nodes_moved(before, rotation(targets=released)) == (frozenset({TWO}), False)
     assert nodes_moved(before, rotation(canary_passed=True)) == (frozenset(), True)
     assert nodes_moved(before, rotation(started_by="other")) == (frozenset(), False)
-    assert nodes_moved(None, before) == ({TWO}, True)
+    assert nodes_moved(None, before) == (frozenset({TWO}), True)
     over = rotation(finished_at=9.0, state=RolloutState.FINISHED)
-    assert nodes_moved(before, over) == ({TWO}, True)
+    assert nodes_moved(before, over) == (frozenset({TWO}), True)
