@@ -2,7 +2,7 @@
 
 It issues credentials, and adopts those a customer brings, as such parties do. Its staff uses a unix
 socket, which stands for the provider's console:
-    third_party_api.py serve PORT SOCKET
+    third_party_api.py serve PORT SOCKET [HOST]
     third_party_api.py issue SOCKET FILE     a new credential, into a new file of mode 0600
     third_party_api.py revoke SOCKET NUMBER
     third_party_api.py usage SOCKET          calls accepted for each credential, and calls refused
@@ -92,7 +92,7 @@ def _digest(credential: str) -> bytes:
     return hashlib.sha256(credential.encode()).digest()
 
 
-def serve(port: int, path: str) -> None:
+def serve(port: int, path: str, host: str = HOST) -> None:
     """Serve the API and the console until ended."""
     ledger = Ledger()
 
@@ -126,7 +126,7 @@ def serve(port: int, path: str) -> None:
 
     with socketserver.ThreadingUnixStreamServer(path, Console) as console:
         threading.Thread(target=console.serve_forever, daemon=True).start()
-        with ThreadingHTTPServer((HOST, port), Api) as api:
+        with ThreadingHTTPServer((host, port), Api) as api:
             api.serve_forever()
 
 
@@ -171,9 +171,9 @@ def _store(file: str, credential: str) -> None:
 def main(words: list[str]) -> None:
     """Run one of the commands."""
     match words:
-        case ["serve", port, path]:
+        case ["serve", port, path, *host]:
             Path(path).unlink(missing_ok=True)
-            serve(int(port), path)
+            serve(int(port), path, *host)
         case ["issue", path, file]:
             answer = ask(path, do="issue")
             _store(file, str(answer.pop("credential")))

@@ -1,0 +1,170 @@
+#!/usr/bin/env bash
+# Run a command beside a container engine of its own: Debian's docker.io and docker-compose, in a Debian root and in
+# mount, network and pid namespaces of their own. Nothing is installed on this machine, and whatever runs or is
+# mounted ends with the engine's process 1, however this script ends.
+#
+#   tools/container_engine.sh COMMAND...
+#
+# COMMAND finds `docker` and `docker-compose` on its PATH, and in its environment
+#   STRONGROOM_ENGINE_ROOT   the engine's root directory, as this machine sees it
+#   STRONGROOM_LAB           a copy of the checkout below that root, with wheels and etcd: the build context
+#   BASE_IMAGE               an image made from Debian packages
+set -euo pipefail
+
+suite=${SUITE:-bookworm}
+cache=build/cache
+max_age_days=7
+lab=/srv/strongroom
+python_of_suite=3.11
+# What a container may lock into memory. An engine without CAP_SYS_RESOURCE cannot raise its own limit.
+memlock=$(ulimit -Hl)
+if [[ $memlock == unlimited ]]; then memlock=-1; else memlock=$((memlock * 1024)); fi
+
+say() { printf '%s\n' "$*" >&2; }
+
+if [[ $(id -u) != 0 ]]; then
+    say "a container engine needs root; run: sudo make test-containers"
+    exit 1
+fi
+for program in mmdebstrap nsenter unshare setpriv; do
+    command -v "$program" >/dev/null || { say "$program is missing; run: apt-get install -y $program"; exit 1; }
+done
+
+mkdir -p "$cache"
+work=$(mktemp -d /var/tmp/strongroom-engine.XXXXXX)
+root=$work/root
+group=strongroom-${work##*.}
+engine=""
+
+end_engine() {
+    trap '' INT TERM HUP
+    if [[ -n $engine ]]; then
+        # Process 1 of the pid namespace: the kernel ends everything in it, and takes the mounts away.
+        kill -KILL "$engine" 2>/dev/null || true
+        wait "$engine" 2>/dev/null || true
+    fi
+    local _ directory
+    for _ in 1 2 3 4 5; do
+        while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(
+            find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null
+        )
+        rm -rf --one-file-system "$work" 2>/dev/null && break
+        sleep 0.5
+    done
+}
+trap end_engine EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+mirror() {
+    apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        grep -m 1 -E '/debian/?$' || true
+}
+
+debian() { # name, packages: keep a Debian root as a tar, for a week
+    local file=$cache/$1-$suite.tar
+    [[ -z $(find "$file" -mtime "-$max_age_days" -size +1M 2>/dev/null) ]] || return 0
+    say "making a Debian $suite with $2"
+    mmdebstrap --quiet --format=tar --variant=minbase --include="$2" \
+        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$file.new" $(mirror)
+    mv "$file.new" "$file"
+}
+
+copy_checkout() {
+    mkdir -p "$root$lab/.wheels" "$root$lab/.tools/etcd-$suite/usr/bin"
+    git ls-files -z --cached --others --exclude-standard | xargs -0 ls -d 2>/dev/null | tar -c -T - | tar -x -C "$root$lab"
+    cp ".tools/etcd-$suite/usr/bin/etcd" "$root$lab/.tools/etcd-$suite/usr/bin/"
+}
+
+fetch_wheels() { # for the image's Python, whatever this machine's is
+    local wheels=$cache/wheels-$suite lock=$work/lock platform=manylinux key
+    awk '/^[A-Za-z0-9]/ { keep = $1 ~ /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/ } keep' \
+        requirements-dev.lock | cat requirements.lock - >"$lock"
+    key=$(sha256sum "$lock" | cut -c1-32)
+    if [[ ! -e $wheels/.$key ]]; then
+        say "fetching wheels"
+        rm -rf "$wheels"
+        local machine platforms=()
+        machine=$(uname -m)
+        for platform in manylinux2014 manylinux_2_28 manylinux_2_34; do platforms+=(--platform "${platform}_$machine"); done
+        .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+            --only-binary=:all: --implementation cp --python-version "$python_of_suite" "${platforms[@]}" \
+            --dest "$wheels" -r "$lock"
+        touch "$wheels/.$key"
+    fi
+    cp "$wheels"/*.whl "$root$lab/.wheels/"
+}
+
+start_engine() {
+    # setpriv: should this script be killed, unshare goes, and with it process 1 and all it holds.
+    # shellcheck disable=SC2016
+    setpriv --pdeathsig KILL unshare --mount --propagation private --net --ipc --uts --pid --fork --kill-child \
+        bash -euc '
+        root=$1 group=$2
+        mount --bind "$root" "$root"
+        mount -t proc proc "$root/proc"
+        mount --rbind /sys "$root/sys"
+        mount --rbind /dev "$root/dev"
+        mount -t tmpfs -o mode=0755,nosuid,nodev tmpfs "$root/run"
+        mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs "$root/tmp"
+        ip link set lo up 2>/dev/null || true
+        # Not chroot: `docker exec` enters the root of a mount namespace, which must be a container there.
+        cd "$root"
+        pivot_root . mnt
+        umount --lazy /mnt
+        exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin bash -c "
+            dockerd --host unix:///run/docker.sock --cgroup-parent /$group --storage-driver overlay2 \
+                --userland-proxy=false --log-level warn >/var/log/dockerd.log 2>&1
+            exit \$?"
+    ' engine "$root" "$group" </dev/null >/dev/null 2>&1 &
+    engine=$!
+}
+
+write_programs() { # commands that act inside the engine's namespaces
+    mkdir "$work/bin"
+    local name
+    for name in docker docker-compose; do
+        cat >"$work/bin/$name" <<PROGRAM
+#!/bin/sh
+exec nsenter --target \$(cat $work/pid) --mount --net --ipc --uts --pid --root -- \\
+    env -i -C $lab PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \\
+    BASE_IMAGE="\${BASE_IMAGE:-}" STRONGROOM_NOSWAP="\${STRONGROOM_NOSWAP-,noswap}" STRONGROOM_MEMLOCK="\${STRONGROOM_MEMLOCK:-$memlock}" \\
+    COMPOSE_PROJECT_NAME="\${COMPOSE_PROJECT_NAME:-strongroom}" COMPOSE_FILE="\${COMPOSE_FILE:-docker-compose.yml}" \\
+    COMPOSE_INTERACTIVE_NO_CLI=1 DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0 $name "\$@"
+PROGRAM
+        chmod 0755 "$work/bin/$name"
+    done
+}
+
+wait_for_engine() {
+    local _
+    for _ in $(seq 300); do
+        if ! kill -0 "$engine" 2>/dev/null; then break; fi
+        pgrep -P "$engine" >"$work/pid" || true
+        if [[ -s $work/pid ]] && "$work/bin/docker" info >"$work/info.log" 2>&1; then return 0; fi
+        sleep 0.2
+    done
+    say "the container engine did not start:"
+    tail -n 20 "$root/var/log/dockerd.log" "$work/info.log" >&2 || true
+    exit 1
+}
+
+debian engine docker.io,docker-compose,iptables,iproute2,ca-certificates
+debian base python3,python3-venv,ca-certificates
+say "unpacking the engine"
+mkdir -p "$root"
+chmod 0755 "$work" "$root"
+tar -C "$root" --exclude='./dev/*' -xf "$cache/engine-$suite.tar"
+copy_checkout
+fetch_wheels
+write_programs
+start_engine
+wait_for_engine
+say "importing the base image"
+"$work/bin/docker" import - strongroom-base:"$suite" <"$cache/base-$suite.tar" >/dev/null
+
+export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab
+status=0
+"$@" || status=$?
+exit "$status"
