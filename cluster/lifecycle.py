@@ -278,6 +278,14 @@ class Lifecycle:
             started.engine,
             keyring,
             root_key=contents.root_key,
+    ) -> None:
+        async with asyncio.TaskGroup() as group:
+            if started.member is not None:
+                group.create_task(self._until_removed(started.member.removed))
+            group.create_task(self._serve_store(contents, seal_key, started))
+
+    async def _serve_store(
+        self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
             manager_id=ManagerId(contents.manager_id),
             boot=format_id(self.entropy.token(ID_SIZE)),
             clock=self.clock,
@@ -294,8 +302,6 @@ class Lifecycle:
                 group.create_task(store.failure(), name="store-failure")
                 group.create_task(check_against_chains(store), name="start-check")
                 group.create_task(self._unlocked.serve(self._now_serving))
-                if started.member is not None:
-                    group.create_task(self._until_removed(started.member.removed))
         finally:
             await store.close()
 

@@ -24,12 +24,14 @@ from cluster.protocol.ids import ManagerId
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.aead import hpke_seal
 from cluster.seal.unlock import SealFileContents
-from cluster.store.records import ManagerRecord
+from cluster.store.records import ManagerRecord, ManagerState
 from cluster.store.sealed_store import SealedStore
 
 log = structlog.get_logger(__name__)
 
 JOIN_PURPOSE = "strongroom manager join 1"
+MEMBERSHIP_DUTY = "membership"
+"""The right to change the engine's members: joins and departures take turns."""
 JOIN_TTL_S = 60.0
 """How long the right to change the membership outlives a manager that held it."""
 
@@ -92,8 +94,12 @@ class ManagerAdmission:
         cannot be: it would forget what it has acknowledged.
         """
         joiner = self._joiner(principal)
-        leadership = await self.engine.campaign("membership", self.contents.manager_id, JOIN_TTL_S)
+        leadership = await self.engine.campaign(
+            MEMBERSHIP_DUTY, self.contents.manager_id, JOIN_TTL_S
+        )
         try:
+            await self.store.barrier()
+            self._joiner(principal)  # it may have been removed while others had their turn
             for member in await self.engine.membership.members():
                 if member.is_learner and member.peer_address != joiner.peer_address:
                     log.warning("engine.stale_learner_removed", name=member.name)
@@ -136,7 +142,7 @@ class ManagerAdmission:
         if principal.identity is None or principal.role not in {Role.JOINING_MANAGER, Role.MANAGER}:
             raise PermissionDenied
         stored = self.store.view.managers.get(principal.identity.subject)
-        if stored is None:
+        if stored is None or stored.record.state not in {ManagerState.PENDING, ManagerState.ACTIVE}:
             raise PermissionDenied
         return stored.record
 

@@ -107,6 +107,8 @@ class ClusterStatus:
     ) -> dict[str, JSON]:
         if record.state is ManagerState.PENDING:
             state = "joining"
+        elif record.state is ManagerState.REMOVING:
+            state = "removing"
         else:
             state = "ready" if record.id in alive else "down or locked"
         return {
@@ -131,19 +133,7 @@ class ClusterStatus:
         self, engine: EngineStatus, alive: frozenset[str], nodes: dict[str, JSON]
     ) -> Iterable[dict[str, JSON]]:
         """Yield what is unhealthy or weak, and why."""
-        active = [r for r in self._records() if r.state is ManagerState.ACTIVE]
-        for record in active:
-            if record.id not in alive:
-                yield _unhealthy(
-                    f"manager {record.name} is down or locked; start it, then run "
-                    "`strongroom unlock` on it"
-                )
-        if len(active) == TWO:
-            yield _weak("two managers tolerate no failure; add a third, or remove one")
-        elif len(active) == 1:
-            yield _weak(
-                "one manager tolerates no failure; a cluster for production has three or five"
-            )
+        yield from self._managers_found(alive)
         for alarm in engine.alarms:
             yield _unhealthy(f"the engine raised {alarm}; see docs/how-to/engine-full.md")
         if engine.quota_bytes and engine.size_bytes > QUOTA_WARNING * engine.quota_bytes:
@@ -163,6 +153,27 @@ class ClusterStatus:
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
+
+    def _managers_found(self, alive: frozenset[str]) -> Iterable[dict[str, JSON]]:
+        active = [r for r in self._records() if r.state is ManagerState.ACTIVE]
+        for record in active:
+            if record.id not in alive:
+                yield _unhealthy(
+                    f"manager {record.name} is down or locked; start it, then run "
+                    "`strongroom unlock` on it"
+                )
+        for record in self._records():
+            if record.state is ManagerState.REMOVING:
+                yield _weak(
+                    f"manager {record.name} is being removed, and its engine member still votes; "
+                    "it goes as soon as the others are connected"
+                )
+        if len(active) == TWO:
+            yield _weak("two managers tolerate no failure; add a third, or remove one")
+        elif len(active) == 1:
+            yield _weak(
+                "one manager tolerates no failure; a cluster for production has three or five"
+            )
 
     def _exposed(self) -> Iterable[dict[str, JSON]]:
         exposed = sum(bool(must_rotate(s.record)) for s in self.store.view.secrets.values())

@@ -38,6 +38,7 @@ from cluster.control.policy import Role
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
 from cluster.hook.directory import HookDirectory
+from cluster.departures import Departures
 from cluster.manager_certificate import ManagerCertificate
 from cluster.membership import ManagerAdmission, NoAdmission
 from cluster.pki.tls import LiveContext
@@ -49,7 +50,13 @@ from cluster.protocol.ids import NodeId
 from cluster.seal.unlock import SealFileContents, SealKey
 from cluster.status import ClusterStatus
 from cluster.store.audit_trim import AuditTrim
-from cluster.store.records import Kind, ManagerState, NodeRecord, OperatorRecord
+from cluster.store.records import (
+    Kind,
+    ManagerRecord,
+    ManagerState,
+    NodeRecord,
+    OperatorRecord,
+)
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import ViewChange
 from cluster.system import Clock, Entropy
@@ -158,6 +165,7 @@ class UnlockedManager:
     def _hooks(self) -> HookDirectory:
         return HookDirectory(self.config.hook_directory, self.config.hook_timeout_s)
 
+            group.create_task(self._departures().run(), name="departures")
     async def _be_active(self) -> None:
         """Note that this manager is in, where whoever admitted it crashed before noting it."""
         stored = self.store.view.managers.get(self.cases.manager_id)
@@ -182,7 +190,7 @@ class UnlockedManager:
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
-            routes_managers.routes(cases.edge, self._membership()),
+            routes_managers.routes(cases.edge, self._membership(), self._departures()),
         ):
             app.include_router(router)
         return app
@@ -220,6 +228,13 @@ class UnlockedManager:
 
     def _listener(
         self, app: "ASGIApp", registry: ConnectionRegistry, context: LiveContext
+    def _departures(self) -> Departures:
+        etcd = self.started.etcd
+        return Departures(
+            self.store, self.started.engine, None if etcd is None else etcd.membership,
+            self.cases.manager_removal, self.cases.own, self.cases.manager_id,
+        )  # fmt: skip
+
     ) -> Listener:
         http, websocket = peer_protocols(registry)
         return Listener(
@@ -283,6 +298,8 @@ def _app(title: str) -> FastAPI:
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
     error_map.install(app)
     return app
+                elif isinstance(after, ManagerRecord) and after.state is ManagerState.REMOVING:
+                    self._cut(registry, IdentityKind.MANAGER, record_id, 0.0)
 
 
 def _body_limit(path: str) -> int:

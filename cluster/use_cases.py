@@ -10,6 +10,7 @@ from cluster.control.exposure import Exposure
 from cluster.control.issuing import Issuer
 from cluster.control.keys import Keys
 from cluster.control.managers import Managers
+from cluster.control.manager_removal import ManagerRemoval
 from cluster.control.nodes import Nodes
 from cluster.control.operators import Operators
 from cluster.control.policy import Principal, Role
@@ -60,6 +61,7 @@ class UseCases:
     enrolment: Enrolment
     managers: Managers
     presence: Presence
+    manager_removal: ManagerRemoval
     sessions: SessionParts
     issue: Issue
 
@@ -108,6 +110,7 @@ class UseCases:
             managers=Managers(requests, entropy, issuer),
             presence=presence,
             sessions=SessionParts(
+            manager_removal=ManagerRemoval(requests),
                 store,
                 receipts,
                 enrolment,

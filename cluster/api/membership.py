@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from cluster.control.policy import Principal
+from cluster.control.requests import Answer, RequestContext
 
 
 class ManagerJoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +24,14 @@ class ManagerJoinRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     def __repr__(self) -> str:
         return f"ManagerJoinRequest(name={self.name!r})"
+
+
+class Departing(Protocol):
+    """Managers on their way out."""
+
+    async def remove(self, context: RequestContext, name: str) -> Answer:
+        """Decide that a manager goes; its engine member is taken out afterwards."""
+        ...
 
 
 class Membership(Protocol):

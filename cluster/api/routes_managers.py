@@ -1,11 +1,11 @@
-"""What a joining manager calls with its new certificate: become a learner, become a voter."""
+"""Managers on their way in (what one calls with its new certificate) and out."""
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded
-from cluster.api.membership import Membership
+from cluster.api.membership import Departing, Membership
 
 
 class LearnerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,8 +15,8 @@ class LearnerRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """It has no data, whatever the members remember of it."""
 
 
-def routes(edge: Edge, membership: Membership) -> APIRouter:
-    """Return the routes for joining managers."""
+def routes(edge: Edge, membership: Membership, departures: Departing) -> APIRouter:
+    """Return the routes for managers that come and go."""
     router = APIRouter(prefix="/v1/managers", tags=["cluster"])
 
     @router.post("/learner")
@@ -31,5 +31,12 @@ def routes(edge: Edge, membership: Membership) -> APIRouter:
         """Make the calling manager's member a voter, if it has caught up, and the manager
         active."""
         return edge.answer(await membership.promote(await edge.principal(request)))
+
+    @router.delete("/{name}")
+    async def remove_manager(request: Request, name: str) -> Response:
+        """Remove a manager: its certificate is refused at once, its engine member is taken out
+        as soon as the engine allows it; the list of managers tells when."""
+        answer = await departures.remove(await edge.context(request), name)
+        return edge.answer(answer.body, answer.status)
 
     return router

@@ -1,11 +1,14 @@
-"""`strongroom manager`: runs the manager of this machine; lists the cluster's."""
+"""`strongroom manager`: runs the manager of this machine; lists and removes the cluster's."""
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Final
 
 from cluster.cli import answers
-from cluster.cli.arguments import Parser, add_connection, verbs_of
+from cluster.cli.arguments import Parser, add_connection, duration, verbs_of
 from cluster.cli.output import ExitCode, print_rows
+
+REMOVAL_TIMEOUT_S: Final = 60.0
 
 _COLUMNS = (
     ("NAME", "name"),
@@ -50,6 +53,31 @@ def add_commands(parser: Parser) -> None:
     ls.set_defaults(run=_list)
 
 
+    rm = verbs.add_parser(
+        "rm",
+        help="remove a manager, running or lost",
+        description="Its certificate is refused at once; its engine member is taken out and its "
+        "name is free when this command returns. Refused where the others would be no majority.",
+        epilog="To replace a lost manager: remove it, then `strongroom join` a new one.",
+    )
+    rm.add_argument("name", metavar="NAME", help="its name or id, from `manager ls`")
+    rm.add_argument(
+        "--timeout",
+        type=duration,
+        default=REMOVAL_TIMEOUT_S,
+        metavar="TIME",
+        help="how long to wait until it is out; afterwards exit 4, the removal goes on "
+        "(default: 60s)",
+    )
+    rm.add_argument("--detach", action="store_true", help="do not wait until it is out")
+    add_connection(rm)
+    rm.set_defaults(run=_remove)
+
+    for name in ("promote", "demote"):
+        verb = verbs.add_parser(name, help="refused: managers and nodes do not change roles")
+        verb.add_argument("name", metavar="NAME")
+        verb.set_defaults(run=_refuse_role)
+
 def _run(args: Namespace) -> int:
     # Everything a manager is made of: only this verb pays for it.
     from cluster import config, manager
@@ -65,3 +93,23 @@ def _list(args: Namespace) -> int:
     managers = answers.rows(connect(args).get("/v1/managers"), "managers")
     print_rows(args, managers, _COLUMNS)
     return ExitCode.DONE
+
+
+def _remove(args: Namespace) -> int:
+    from cluster.cli.manager_removal import remove
+
+    return remove(args)
+
+
+def _refuse_role(args: Namespace) -> int:
+    from cluster.protocol.errors import InvalidRequest
+
+    raise InvalidRequest(
+        "a manager holds the root key and a node must not, so neither becomes the other; "
+        + (
+            "join another manager with `strongroom token create --role manager`"
+            if args.verb == "promote"
+            else "remove the manager with `strongroom manager rm`, and join an agent with a "
+            "worker token"
+        )
+    )

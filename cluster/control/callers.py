@@ -85,7 +85,7 @@ def _manager(caller: Caller, view: View) -> Principal:
             role = Role.MANAGER
         case ManagerState.PENDING:
             role = Role.JOINING_MANAGER
-        case ManagerState.REMOVED:
+        case ManagerState.REMOVING | ManagerState.REMOVED:
             raise Unauthenticated
     return Principal(caller.identity, str(caller.identity), role)
 

@@ -1,4 +1,4 @@
-"""Managers on their way in and out: admitted by a single-use token, active once they caught up.
+"""Managers on their way in: admitted by a single-use token, active once they caught up.
 
 Owns the manager's record and certificate. The engine's membership and the keys a joiner is given
 belong to the caller: they come in as a function that seals them to the joiner's own key. A repeated
@@ -26,11 +26,11 @@ from cluster.control.issuing import (
 )
 from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource
-from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
+from cluster.control.requests import JSON, Decision, Requests
 from cluster.control.secrets import check_name_free
 from cluster.control.tokens import find_token, spend
 from cluster.pki.join_token import JoinToken
-from cluster.protocol.errors import Conflict, InvalidRequest, NotFound, TokenRefused
+from cluster.protocol.errors import AlreadyExists, InvalidRequest, NotFound, TokenRefused
 from cluster.protocol.ids import ManagerId, TokenId, check_name, format_id
 from cluster.store.records import (
     JoinTokenRecord,
@@ -41,11 +41,12 @@ from cluster.store.records import (
     TokenRole,
     name_id,
 )
-from cluster.store.steps import Create, Remove, Replace, Step
+from cluster.store.steps import Create, Replace, Step
 from cluster.store.view import Stored, View
 from cluster.system import Entropy
 
 MAX_PORT: Final = 65535
+_LEFT: Final = frozenset({ManagerState.REMOVING, ManagerState.REMOVED})
 
 SealForJoiner = Callable[[bytes], bytes]
 """Takes the joiner's HPKE public key, returns what it needs, sealed to that key."""
@@ -105,6 +106,7 @@ class Managers:
                 return Decision((), msgspec.json.decode(before, type=dict))
             spent = spend(admitted.record, now.timestamp(), name, peer_ip)
             check_name_free(view, Kind.MANAGER, name)
+            _check_address_free(view, addresses.peer)
             sealed = seal(hpke_public_key)
             return self._pending(view, request, name, addresses, sealed, (admitted, spent))
 
@@ -143,29 +145,6 @@ class Managers:
         if issued is None:
             raise InvalidRequest("the certificate was not issued; ask again")
         return issued
-
-    async def remove(self, context: RequestContext, name: str) -> Answer:
-        """Remove a manager: its certificate is worth nothing at once. Raises NotFound, Conflict.
-
-        Taking it out of the engine's membership is the caller's part, before this.
-        """
-
-        def decide(view: View) -> Decision:
-            stored = _find(view, name)
-            active = active_managers(view)
-            if len(active) == 1 and active[0].id == stored.record.id:
-                raise Conflict("this is the last manager; it cannot be removed")
-            removed = msgspec.structs.replace(
-                stored.record, state=ManagerState.REMOVED, serials=(), pending=None
-            )
-            steps: list[Step] = [Replace(stored, removed)]
-            claim = view.names.get(name_id(Kind.MANAGER, stored.record.name))
-            if claim is not None and claim.record.owner == removed.id:
-                steps.append(Remove(claim))
-            return Decision(steps, {"id": removed.id, "name": removed.name})
-
-        resource = Resource(Kind.MANAGER.value, name[:64])
-        return await self._requests.run_once(context, Action.MANAGER_REMOVE, resource, decide)
 
     def list(self, principal: Principal) -> list[dict[str, JSON]]:
         """Return every manager that is not removed, by name."""
@@ -224,18 +203,21 @@ def _joined_before(view: View, token_id: TokenId, request: Request, now: datetim
 
 def _get(view: View, manager_id: str) -> Stored[ManagerRecord]:
     stored = view.managers.get(manager_id)
-    if stored is None or stored.record.state is ManagerState.REMOVED:
+    if stored is None or stored.record.state in _LEFT:
         raise NotFound("there is no such manager; see `strongroom manager ls`")
     return stored
 
 
-def _find(view: View, name: str) -> Stored[ManagerRecord]:
-    """Return the manager of a name or id that was not removed; there are few."""
+def _check_address_free(view: View, peer_address: str) -> None:
+    """Raise AlreadyExists where the engine has, or had, a member of another manager."""
     for stored in view.managers.values():
-        named = name in {stored.record.name, stored.record.id}
-        if named and stored.record.state is not ManagerState.REMOVED:
-            return stored
-    raise NotFound("there is no such manager; see `strongroom manager ls`")
+        record = stored.record
+        taken = record.state in {ManagerState.ACTIVE, ManagerState.REMOVING}
+        if taken and peer_address and record.peer_address == peer_address:
+            raise AlreadyExists(
+                f"manager {record.name} is on record at {peer_address}; if it is lost, run "
+                f"`strongroom manager rm {record.name}` first"
+            )
 
 
 def _host(address: str) -> str:

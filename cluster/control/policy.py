@@ -85,10 +85,13 @@ class Action(StrEnum):
     MANAGER_ACTIVATE = "manager.activate"
     MANAGER_RENEW = "manager.renew"
     MANAGER_REMOVE = "manager.remove"
+    MANAGER_GONE = "manager.gone"
+    """To note that the engine member of a manager that was removed is out."""
     STATUS_READ = "status.read"
     KEY_ROTATE = "key.rotate"
     AUDIT_READ = "audit.read"
     STORE_MAINTAIN = "store.maintain"
+    EVENT_LIST = "event.list"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
     ROTATION_STEP = "rotation.step"
@@ -214,6 +217,7 @@ _DEPLOYER_LISTED = (
 )
 _WAY_BACK = (
     # What root of a manager's machine needs when no operator can get in.
+    Action.EVENT_LIST,
     Action.STATUS_READ,
     Action.AUDIT_READ,
     Action.OPERATOR_ADD,
@@ -267,7 +271,7 @@ _TABLE: Final[Mapping[Role, Mapping[Action, _Reach]]] = {
         _Reach.OWN,
     ),
     Role.MANAGER: {
-        **dict.fromkeys(_DUTIES, _Reach.ALL),
+        **dict.fromkeys((*_DUTIES, Action.MANAGER_GONE), _Reach.ALL),
         Action.MANAGER_RENEW: _Reach.OWN,
         # A joiner whose last answer was lost asks again, and is active by then.
         Action.MANAGER_ACTIVATE: _Reach.OWN,

@@ -162,6 +162,7 @@ TABLE = (
 )  # fmt: skip
 ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_agent.routes,
+    Row("DELETE", "/v1/managers/{name}", "admin", "/v1/managers/no-such-manager"),
     routes_cluster.routes,
     routes_exposure.routes,
     routes_managers.routes,

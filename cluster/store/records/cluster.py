@@ -72,6 +72,8 @@ class ManagerState(StrEnum):
 
     PENDING = "pending"
     ACTIVE = "active"
+    REMOVING = "removing"
+    """Nothing is believed of it any more; its engine member is still to be taken out."""
     REMOVED = "removed"
 
 

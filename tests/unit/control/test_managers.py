@@ -1,4 +1,4 @@
-"""Managers on their way in and out."""
+"""Managers on their way in."""
 
 import base64
 from datetime import timedelta
@@ -6,18 +6,19 @@ from datetime import timedelta
 import pytest
 from cryptography import x509
 
+from cluster.control.manager_removal import ManagerRemoval
 from cluster.control.managers import ManagerAddresses
 from cluster.control.policy import Principal, Role
 from cluster.pki import csr
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
-    Conflict,
+    AlreadyExists,
     InvalidRequest,
+    NotFound,
     PermissionDenied,
     TokenRefused,
-    Unauthenticated,
 )
-from cluster.protocol.identity import Kind
+from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import ManagerId
 from cluster.store.records import ManagerState, TokenRole
 from tests.unit.control.lab import ADMIN, AUDITOR, ControlLab
@@ -126,16 +127,34 @@ async def test_certificate_serves_on_the_addresses_of_the_record(
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.2"]
 
 
-async def test_removed_manager_is_nobody_and_the_last_one_stays(
+async def test_place_of_another_manager_is_not_joined_from(
     lab: ControlLab, joiner: _Joiner
 ) -> None:
-    with pytest.raises(Conflict):
-        await lab.managers.remove(lab.context(ADMIN), "first")
+    """Its member still counts in the engine; the token is not spent on the attempt."""
     reply = await joiner.join()
-    await lab.managers.activate(joiner.principal(reply), ManagerId(str(reply["manager_id"])))
-    await lab.managers.remove(lab.context(ADMIN), "second")
-    with pytest.raises(Unauthenticated):
-        joiner.principal(reply)
+    manager_id = ManagerId(str(reply["manager_id"]))
+    await lab.managers.activate(joiner.principal(reply), manager_id)
+    newcomer = _Joiner(lab, await lab.token(TokenRole.MANAGER))
+    with pytest.raises(AlreadyExists, match="strongroom manager rm second"):
+        await newcomer.join("third")
+    removal = ManagerRemoval(lab.requests)
+    await removal.begin(lab.context(), "second", frozenset({ManagerId(MANAGER)}))
+    with pytest.raises(AlreadyExists):
+        await newcomer.join("third")
+    identity = SpiffeId(TRUST_DOMAIN, Kind.MANAGER, MANAGER)
+    await removal.finish(Principal(identity, str(identity), Role.MANAGER), manager_id)
+    assert (await newcomer.join("second"))["manager_id"] != manager_id
+
+
+async def test_manager_that_is_to_go_renews_nothing(lab: ControlLab, joiner: _Joiner) -> None:
+    reply = await joiner.join()
+    manager_id = ManagerId(str(reply["manager_id"]))
+    await lab.managers.activate(joiner.principal(reply), manager_id)
+    itself = joiner.principal(reply)
+    removal = ManagerRemoval(lab.requests)
+    await removal.begin(lab.context(), "second", frozenset({ManagerId(MANAGER)}))
+    with pytest.raises(NotFound):
+        await lab.managers.renew(itself, manager_id, csr.make_csr(csr.new_key()))
 
 
 @pytest.mark.parametrize("address", ["", "host", "host:", "host:0", "host:70000", ":7443"])
