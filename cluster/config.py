@@ -67,8 +67,15 @@ class Config:
     """Programs and addresses that change a credential at a third party; None: no hooks."""
     hook_timeout_s: float = 30.0
     """How long one call of a hook may take, in seconds."""
+    audit_keep_days: int | None = None
+    """How many days older than the newest one an audit export file may get; None: all stay."""
     log_format: str = "json"
     """"json" or "text"."""
+
+    @property
+    def audit_keep_s(self) -> float | None:
+        """How long audit export files are kept, in seconds."""
+        return None if self.audit_keep_days is None else self.audit_keep_days * 86_400.0
 
     @property
     def api_address(self) -> str:
@@ -104,6 +111,7 @@ class Config:
 _PORTS: Final = {"api_listen": 7443, "join_listen": 7444, "peer_listen": 7445}
 _PATHS: Final = frozenset({"data_dir", "run_dir", "etcd", "unlock_key_file", "hook_directory"})
 _LONGEST_HOOK_S: Final = 600
+_MOST_DAYS: Final = 36_500
 _NAMES: Final = frozenset(field.name for field in fields(Config))
 
 
@@ -166,6 +174,13 @@ def _hook_timeout(text: str) -> float:
     return float(text)
 
 
+def _days(text: str) -> int:
+    """Return whole days."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MOST_DAYS):
+        raise InvalidRequest(f"audit_keep_days takes 1 to {_MOST_DAYS} days, a whole number")
+    return int(text)
+
+
 def _parsed(key: str, value: str) -> object:
     if key in _PORTS:
         return Address.parse(value, _PORTS[key])
@@ -173,6 +188,8 @@ def _parsed(key: str, value: str) -> object:
         return Path(value)
     if key == "hook_timeout_s":
         return _hook_timeout(value)
+    if key == "audit_keep_days":
+        return _days(value)
     if key == "name":
         return check_name(value)
     if key == "advertise":

@@ -19,6 +19,7 @@ import structlog
 
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Config
+from cluster.control.audit_archives import AuditArchives
 from cluster.data_directory import DataDirectory
 from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
@@ -220,6 +221,12 @@ class Lifecycle:
             "alarms": list(engine.alarms),
         }
 
+    def archives(self) -> AuditArchives:
+        """Return this manager's audit export files; raise Locked or Unavailable until it serves."""
+        if self._unlocked is None or self.state is not State.SERVING:
+            raise Locked if self.state is State.LOCKED else Unavailable
+        return self._unlocked.archives
+
     def health(self) -> tuple[bool, str]:
         """Return whether this manager can serve, and if not, why."""
         if self.state is not State.SERVING or self._unlocked is None:
@@ -272,13 +279,6 @@ class Lifecycle:
     async def _serve(
         self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
     ) -> None:
-        keyring = await self._keyring(contents, started)
-        self._step = "reading the store"
-        store = await SealedStore.open(
-            started.engine,
-            keyring,
-            root_key=contents.root_key,
-    ) -> None:
         async with asyncio.TaskGroup() as group:
             if started.member is not None:
                 group.create_task(self._until_removed(started.member.removed))
@@ -286,6 +286,13 @@ class Lifecycle:
 
     async def _serve_store(
         self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
+    ) -> None:
+        keyring = await self._keyring(contents, started)
+        self._step = "reading the store"
+        store = await SealedStore.open(
+            started.engine,
+            keyring,
+            root_key=contents.root_key,
             manager_id=ManagerId(contents.manager_id),
             boot=format_id(self.entropy.token(ID_SIZE)),
             clock=self.clock,

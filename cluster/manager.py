@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from cluster.api import error_map, routes_admin
+from cluster.api import error_map, routes_admin, routes_audit
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
 from cluster.config import Config
@@ -97,6 +97,7 @@ def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
     app = FastAPI(title="Strongroom admin socket", docs_url=None, redoc_url=None)
     error_map.install(app)
     app.include_router(routes_admin.routes(life))
+    app.include_router(routes_audit.archive_routes(life.archives))
     config = uvicorn.Config(
         app,
         http=BoundedHttpProtocol,

@@ -9,6 +9,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 from cluster.api import (
     error_map,
     routes_agent,
+    routes_audit,
     routes_cluster,
     routes_exposure,
     routes_join,
@@ -33,12 +35,13 @@ from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
 from cluster.api.request_log import RequestLog
 from cluster.config import Config
+from cluster.control.audit_archives import AuditArchives
 from cluster.control.issuing import trust_bundle
 from cluster.control.policy import Role
+from cluster.departures import Departures
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
 from cluster.hook.directory import HookDirectory
-from cluster.departures import Departures
 from cluster.manager_certificate import ManagerCertificate
 from cluster.membership import ManagerAdmission, NoAdmission
 from cluster.pki.tls import LiveContext
@@ -103,6 +106,7 @@ class UnlockedManager:
     health: Callable[[], tuple[bool, str]]
     writable: bool = True
     cases: UseCases = field(init=False)
+    archives: AuditArchives = field(init=False)
     status: ClusterStatus = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,10 @@ class UnlockedManager:
         self.cases = UseCases.build(
             self.store, contents.trust_domain, contents.manager_id, self.clock, self.entropy,
             admits_managers=self.started.member is not None, hooks=self._hooks(),
+        )  # fmt: skip
+        self.archives = AuditArchives(
+            self.cases.requests, self._exports, contents.root_key, self.cases.own,
+            self.cases.manager_id, self.config.audit_keep_s,
         )  # fmt: skip
         self.status = ClusterStatus(
             self.config, self.store, self.started, self.cases.requests, self.cases.presence
@@ -133,7 +141,7 @@ class UnlockedManager:
         registry = ConnectionRegistry(self.contents.trust_domain, self.clock)
         self._watch_changes(registry)
         trim = AuditTrim(
-            self.store, self.clock, self.entropy, self.config.data_dir / "audit", cases.manager_id
+            self.store, self.clock, self.entropy, self._exports, cases.manager_id
         )
         duties = Duties(
             self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim,
@@ -157,15 +165,20 @@ class UnlockedManager:
             group.create_task(duties.stay_alive(), name="alive")
             group.create_task(duties.run(), name="duties")
             group.create_task(certificate.run(), name="certificate")
+            group.create_task(self._departures().run(), name="departures")
             group.create_task(self._watch_writability(), name="writability")
+            group.create_task(self.archives.run(), name="archives")
             while not (api.started and join.started):  # noqa: ASYNC110  # uvicorn tells by a flag
                 await asyncio.sleep(START_LOOK_S)
             on_serving()
 
+    @property
+    def _exports(self) -> Path:
+        return self.config.data_dir / "audit"
+
     def _hooks(self) -> HookDirectory:
         return HookDirectory(self.config.hook_directory, self.config.hook_timeout_s)
 
-            group.create_task(self._departures().run(), name="departures")
     async def _be_active(self) -> None:
         """Note that this manager is in, where whoever admitted it crashed before noting it."""
         stored = self.store.view.managers.get(self.cases.manager_id)
@@ -189,6 +202,7 @@ class UnlockedManager:
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
+            routes_audit.routes(cases.edge, cases.audit),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_managers.routes(cases.edge, self._membership(), self._departures()),
         ):
@@ -214,6 +228,13 @@ class UnlockedManager:
             return NoAdmission()
         return ManagerAdmission(self.store, self.cases.managers, self.started.etcd, self.contents)
 
+    def _departures(self) -> Departures:
+        etcd = self.started.etcd
+        return Departures(
+            self.store, self.started.engine, None if etcd is None else etcd.membership,
+            self.cases.manager_removal, self.cases.own, self.cases.manager_id,
+        )  # fmt: skip
+
     def _limited(
         self, app: FastAPI, rate: Rate, concurrency: int, body_limit: Callable[[str], int]
     ) -> "ASGIApp":
@@ -228,13 +249,6 @@ class UnlockedManager:
 
     def _listener(
         self, app: "ASGIApp", registry: ConnectionRegistry, context: LiveContext
-    def _departures(self) -> Departures:
-        etcd = self.started.etcd
-        return Departures(
-            self.store, self.started.engine, None if etcd is None else etcd.membership,
-            self.cases.manager_removal, self.cases.own, self.cases.manager_id,
-        )  # fmt: skip
-
     ) -> Listener:
         http, websocket = peer_protocols(registry)
         return Listener(
@@ -284,6 +298,8 @@ class UnlockedManager:
                     kind is Kind.OPERATOR and isinstance(after, OperatorRecord) and after.removed_at
                 ):
                     self._cut(registry, IdentityKind.OPERATOR, record_id, 0.0)
+                elif isinstance(after, ManagerRecord) and after.state is ManagerState.REMOVING:
+                    self._cut(registry, IdentityKind.MANAGER, record_id, 0.0)
 
         self.store.view.subscribe(on_change)
 
@@ -298,8 +314,6 @@ def _app(title: str) -> FastAPI:
     app = FastAPI(title=title, docs_url=None, redoc_url=None)
     error_map.install(app)
     return app
-                elif isinstance(after, ManagerRecord) and after.state is ManagerState.REMOVING:
-                    self._cut(registry, IdentityKind.MANAGER, record_id, 0.0)
 
 
 def _body_limit(path: str) -> int:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from typing import Self
 
 from cluster.api.edge import Edge
+from cluster.control.audit_query import AuditQuery
 from cluster.control.enrolment import Enrolment
 from cluster.control.evict_rotate import Evictions
 from cluster.control.exposure import Exposure
 from cluster.control.issuing import Issuer
 from cluster.control.keys import Keys
-from cluster.control.managers import Managers
 from cluster.control.manager_removal import ManagerRemoval
+from cluster.control.managers import Managers
 from cluster.control.nodes import Nodes
 from cluster.control.operators import Operators
 from cluster.control.policy import Principal, Role
@@ -60,10 +61,11 @@ class UseCases:
     keys: Keys
     enrolment: Enrolment
     managers: Managers
-    presence: Presence
     manager_removal: ManagerRemoval
+    presence: Presence
     sessions: SessionParts
     issue: Issue
+    audit: AuditQuery
 
     @classmethod
     def build(
@@ -108,9 +110,9 @@ class UseCases:
             keys=Keys(requests, entropy),
             enrolment=enrolment,
             managers=Managers(requests, entropy, issuer),
+            manager_removal=ManagerRemoval(requests),
             presence=presence,
             sessions=SessionParts(
-            manager_removal=ManagerRemoval(requests),
                 store,
                 receipts,
                 enrolment,
@@ -121,4 +123,5 @@ class UseCases:
                 manager_id,
             ),
             issue=Issue(store, receipts, entropy),
+            audit=AuditQuery(requests),
         )

@@ -63,6 +63,23 @@ def steps(socket_path: str, path: str, body: SecretBytes) -> Iterator[str]:
     )
 
 
+def lines(socket_path: str, path: str) -> Iterator[Answer]:
+    """Yield each line of an answer that is streamed, until the manager says that it is whole."""
+    with (
+        _explained(socket_path),
+        stream_lines([f"unix:{socket_path}"], "GET", path, timeout_s=STEP_TIMEOUT_S) as answer,
+    ):
+        error = error_of(answer.status, b"" if answer.status < 400 else answer.read())  # noqa: PLR2004  # where HTTP's errors begin
+        if error is not None:
+            raise error
+        for line in answer.lines():
+            content = _step(line)
+            if content.get("done") is True:
+                return
+            yield content
+    raise Unavailable("the manager stopped before it was done; ask again")
+
+
 def _step(line: bytes) -> Answer:
     try:
         step = json.loads(line)

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "operator": ("cluster.cli.operator", "who may run these commands; enrol and renew yourself"),
     "context": ("cluster.cli.context", "which cluster these commands talk to"),
     "key": ("cluster.cli.key", "rotate the key that seals the store"),
+    "audit": ("cluster.cli.audit", "who asked for what: follow, search, verify, export"),
     "store": ("cluster.cli.store", "the storage engine of this machine's manager"),
     "hook": ("cluster.cli.hook", "programs that change credentials at third parties"),
     "manager": ("cluster.cli.manager", "run the manager; list managers"),

@@ -31,6 +31,7 @@ _SETTINGS = (
     ("unlock-key-file", "FILE", "unlock by itself from this file: convenient and weak"),
     ("hook-directory", "DIR", "hooks for scheduled rotation (default: none)"),
     ("hook-timeout-s", "SECONDS", "how long one call of a hook may take (default: 30)"),
+    ("audit-keep-days", "DAYS", "how long audit export files are kept (default: for ever)"),
     ("log-format", "FORMAT", "json or text"),
 )
 
@@ -51,7 +52,6 @@ def add_commands(parser: Parser) -> None:
     ls = verbs.add_parser("ls", help="list managers")
     add_connection(ls)
     ls.set_defaults(run=_list)
-
 
     rm = verbs.add_parser(
         "rm",
@@ -77,6 +77,7 @@ def add_commands(parser: Parser) -> None:
         verb = verbs.add_parser(name, help="refused: managers and nodes do not change roles")
         verb.add_argument("name", metavar="NAME")
         verb.set_defaults(run=_refuse_role)
+
 
 def _run(args: Namespace) -> int:
     # Everything a manager is made of: only this verb pays for it.

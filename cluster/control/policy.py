@@ -88,16 +88,18 @@ class Action(StrEnum):
     MANAGER_GONE = "manager.gone"
     """To note that the engine member of a manager that was removed is out."""
     STATUS_READ = "status.read"
+    METRICS_READ = "metrics.read"
     KEY_ROTATE = "key.rotate"
     AUDIT_READ = "audit.read"
-    STORE_MAINTAIN = "store.maintain"
     EVENT_LIST = "event.list"
+    STORE_MAINTAIN = "store.maintain"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
     ROTATION_STEP = "rotation.step"
     RECORD_SWEEP = "record.sweep"
     CLUSTER_ALIVE = "cluster.alive"
     AUDIT_TRIM = "audit.trim"
+    AUDIT_EXPIRE = "audit.expire"
     KEY_DROP = "key.drop"
 
 
@@ -159,6 +161,7 @@ _READS = (
     Action.OPERATOR_LIST,
     Action.MANAGER_LIST,
     Action.STATUS_READ,
+    Action.METRICS_READ,
     Action.AUDIT_READ,
 )
 _OPERATOR_WRITES = (
@@ -214,10 +217,10 @@ _DEPLOYER_LISTED = (
     Action.SERVICE_LIST,
     Action.ROLLOUT_LIST,
     Action.STATUS_READ,
+    Action.EVENT_LIST,
 )
 _WAY_BACK = (
     # What root of a manager's machine needs when no operator can get in.
-    Action.EVENT_LIST,
     Action.STATUS_READ,
     Action.AUDIT_READ,
     Action.OPERATOR_ADD,
@@ -242,6 +245,7 @@ _DUTIES = (
     Action.RECORD_SWEEP,
     Action.CLUSTER_ALIVE,
     Action.AUDIT_TRIM,
+    Action.AUDIT_EXPIRE,
     Action.KEY_DROP,
 )
 _BY_PROOF = (

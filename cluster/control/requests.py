@@ -181,7 +181,8 @@ class _Attempt:
         record = self._record(decision, expires_at)
         touched = {_target(step) for step in decision.steps}
         still = [step for step in standing if _target(step) not in touched]
-        return Write(steps=(*decision.steps, *still, Create(record)), audit=(entries[0],))
+        entry = msgspec.structs.replace(entries[0], request_id=self._context.request_id)
+        return Write(steps=(*decision.steps, *still, Create(record)), audit=(entry,))
 
     def answer(self, revision: int) -> Answer:
         """Return the answer, now that it is committed: at `revision`, or by an earlier send."""

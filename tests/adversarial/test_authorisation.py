@@ -16,6 +16,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from cluster.api import (
     routes_agent,
+    routes_audit,
     routes_cluster,
     routes_exposure,
     routes_managers,
@@ -137,6 +138,8 @@ TABLE = (
     ),
     Row("GET", "/v1/status", "blue-deployer red-deployer auditor admin"),
     Row("GET", "/v1/managers", READERS),
+    Row("GET", "/v1/audit", READERS),
+    Row("GET", "/v1/audit/verification", READERS),
     Row("POST", "/v1/keys/rotate", "admin"),
     Row("GET", "/v1/nodes", READERS),
     Row("GET", "/v1/nodes/{name}", READERS, "/v1/nodes/n1"),
@@ -159,10 +162,11 @@ TABLE = (
     Row("WEBSOCKET", "/v1/session", "other-node node"),
     Row("POST", "/v1/managers/learner", "joining-manager manager", "", {"fresh": False}),
     Row("POST", "/v1/managers/promote", "joining-manager manager"),
+    Row("DELETE", "/v1/managers/{name}", "admin", "/v1/managers/no-such-manager"),
 )  # fmt: skip
 ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_agent.routes,
-    Row("DELETE", "/v1/managers/{name}", "admin", "/v1/managers/no-such-manager"),
+    routes_audit.routes,
     routes_cluster.routes,
     routes_exposure.routes,
     routes_managers.routes,

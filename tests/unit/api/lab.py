@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message
 from cluster.api import (
     error_map,
     routes_agent,
+    routes_audit,
     routes_cluster,
     routes_exposure,
     routes_join,
@@ -141,6 +142,7 @@ class ApiLab:
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
+            routes_audit.routes(cases.edge, cases.audit),
         )
         self.join_api = self._limited(
             routes_join.routes(

@@ -74,6 +74,7 @@ def test_auditor_changes_nothing_but_his_certificate() -> None:
         "service.tasks",
         "rollout.list",
         "rollout.inspect",
+        "hook.list",
         "node.list",
         "node.inspect",
         "node.exposure",
@@ -81,6 +82,7 @@ def test_auditor_changes_nothing_but_his_certificate() -> None:
         "operator.list",
         "manager.list",
         "status.read",
+        "metrics.read",
         "audit.read",
     }
     assert _allowed(Role.AUDITOR) == reads | {"operator.renew"}

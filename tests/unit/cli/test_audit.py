@@ -1,0 +1,129 @@
+"""`strongroom audit`, as transcripts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli import audit
+from cluster.cli.context_files import Context
+from tests.unit.cli.canned import Asked, Canned, Reply
+from tests.unit.cli.conftest import Run
+
+REQUEST_ID = "r" * 26
+ENTRY: dict[str, Any] = {
+    "position": 7,
+    "at": "2026-01-01T00:00:00.000Z",
+    "caller": "spiffe://lab.example/operator/alice",
+    "action": "secret.rotate",
+    "resource": "secret/db",
+    "allowed": True,
+    "count": 1,
+    "detail": "",
+    "request_id": REQUEST_ID,
+    "chain": "audit/m/b/0",
+    "link": 3,
+}
+REFUSED = {**ENTRY, "position": 9, "allowed": False, "count": 3, "request_id": "", "detail": "x"}
+LINE = (
+    f"2026-01-01T00:00:00.000Z  allowed  operator/alice  secret.rotate  secret/db  [{REQUEST_ID}]"
+)
+REFUSED_LINE = (
+    "2026-01-01T00:00:00.000Z  REFUSED  operator/alice  secret.rotate  secret/db  x3  (x)"
+)
+VERDICT: dict[str, Any] = {
+    "whole": True,
+    "revision": 40,
+    "links": 12,
+    "records": 9,
+    "chains": [{"chain": "audit/m/b/0", "last_link": 12, "digest": "00"}],
+    "checkpoint": None,
+    "wrong": [],
+}
+
+
+def page(*entries: dict[str, Any], cursor: int | None = None) -> Reply:
+    return 200, {"entries": list(entries), "next": cursor, "up_to": 10}
+
+
+def test_query_goes_on_until_the_end(run: Run, manager: Canned, context: Context) -> None:
+    """A page may be empty and not the last."""
+    manager.on("GET /v1/audit", page(ENTRY, cursor=7), page(cursor=8), page(REFUSED))
+    done = run("audit", "query", "--action", "secret", "--caller", "operator/alice", "--refused")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [LINE, REFUSED_LINE]
+    asked = "/v1/audit?caller=operator%2Falice&action=secret&refused=true"
+    assert [a.path for a in manager.asked] == [asked, f"{asked}&cursor=7", f"{asked}&cursor=8"]
+
+
+def test_query_prints_lines_of_json(run: Run, manager: Canned, context: Context) -> None:
+    manager.on("GET /v1/audit", page(ENTRY, REFUSED))
+    done = run("audit", "query", "--format", "json")
+    assert [json.loads(line) for line in done.out.splitlines()] == [ENTRY, REFUSED]
+    assert run("audit", "query", "--limit", "1").out.splitlines() == [LINE]
+
+
+def test_query_takes_moments_and_spans(run: Run, manager: Canned, context: Context) -> None:
+    manager.on("GET /v1/audit", page())
+    assert run("audit", "query", "--since", "1h", "--until", "2026-01-31T12:00Z").code == 0
+    assert "until=2026-01-31T12%3A00%3A00%2B00%3A00" in manager.only().path
+    assert run("audit", "query", "--since", "yesterday").code == 2
+
+
+def test_tail_shows_the_newest_last(run: Run, manager: Canned, context: Context) -> None:
+    manager.on("GET /v1/audit", page(REFUSED, cursor=9), page(ENTRY))
+    done = run("audit", "tail", "-n", "2")
+    assert done.out.splitlines() == [LINE, REFUSED_LINE]
+    assert manager.asked[0].path == "/v1/audit?order=newest&limit=2"
+
+
+def test_tail_follows_from_where_it_stopped(
+    run: Run, manager: Canned, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "FOLLOW_S", 0.0)
+
+    def ended(asked: Asked) -> Reply:
+        return 403, {"code": "permission_denied", "message": "over", "retryable": False}
+
+    manager.on("GET /v1/audit", page(ENTRY), page(REFUSED), ended)
+    done = run("audit", "tail", "-f")
+    assert done.out.splitlines() == [LINE, REFUSED_LINE]
+    assert manager.asked[1].path == "/v1/audit?cursor=10"
+    assert done.code == 3
+
+
+def test_verdict_is_printed_and_the_exit_code_says_it(
+    run: Run, manager: Canned, context: Context
+) -> None:
+    broken = {**VERDICT, "whole": False, "wrong": [{"kind": "audit", "what": "a link is gone"}]}
+    manager.on("GET /v1/audit/verification", (200, VERDICT), (200, broken))
+    whole = run("audit", "verify")
+    assert (whole.code, whole.err) == (0, "")
+    assert "verdict      whole, at revision 40" in whole.out
+    done = run("audit", "verify")
+    assert done.code == 1
+    assert "wrong        audit: a link is gone" in done.out
+    assert "docs/how-to/integrity.md" in done.err
+
+
+def test_export_writes_a_new_file(
+    run: Run, manager: Canned, context: Context, tmp_path: Path
+) -> None:
+    manager.on("GET /v1/audit", page(ENTRY, REFUSED))
+    target = tmp_path / "audit.jsonl"
+    assert run("audit", "export", str(target)).code == 0
+    assert [json.loads(line) for line in target.read_text().splitlines()] == [ENTRY, REFUSED]
+    assert target.stat().st_mode & 0o777 == 0o600
+    again = run("audit", "export", str(target))
+    assert again.code == 1
+    assert "exists; name a new file" in again.err
+
+
+def test_export_that_fails_leaves_no_file(
+    run: Run, manager: Canned, context: Context, tmp_path: Path
+) -> None:
+    refusal = (403, {"code": "permission_denied", "message": "no", "retryable": False})
+    manager.on("GET /v1/audit", page(ENTRY, cursor=7), refusal)
+    assert run("audit", "export", str(tmp_path / "audit.jsonl")).code == 3
+    assert not (tmp_path / "audit.jsonl").exists()
