@@ -71,9 +71,9 @@ def reset(layout: Layout) -> int:
         for found in clear_away(layout):
             sys.stdout.write(f"{found}\n")
         shutil.rmtree(layout.process_files, ignore_errors=True)
-        for entry in layout.state.iterdir():
-            if entry != layout.lock:
-                raise LabError(f"{entry} is none of the lab's; nothing else is left")
+        others = sorted(str(entry) for entry in layout.state.iterdir() if entry != layout.lock)
+        if others:
+            raise LabError(f"{others[0]} is none of the lab's; all else is gone")
         layout.lock.unlink()
         layout.state.rmdir()
     sys.stdout.write(f"{layout.state} and {layout.runtime} are gone\n")

@@ -67,6 +67,11 @@ class Narrator:
         finally:
             self._brief = False
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether only what is wrong is printed."""
+        return self._brief
+
     def say(self, text: str) -> None:
         """Tell what is about to happen, or what to look at."""
         if self._brief:

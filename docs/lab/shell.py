@@ -73,6 +73,11 @@ class Shell:
             raise LabError(f"`{' '.join(words[:3])}` failed with {done.code}: {done.said.strip()}")
         return done
 
+    def show(self, *words: str) -> None:
+        """Show a command that only shows something: left out where nothing is printed."""
+        if not self._narrator.is_brief:
+            self.run(*words)
+
     def attempt(self, *words: str, stdin: Path | None = None) -> Done:
         """Show a command and what it prints; it may fail. `stdin`: a file, or nothing is read."""
         self._narrator.command(words, f" < {stdin}" if stdin else "")

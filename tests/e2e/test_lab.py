@@ -18,6 +18,7 @@ from docs.lab.layout import HOST
 from docs.lab.narrator import Narrator
 from docs.lab.probes.disk_search import needles, search
 from docs.lab.processes import identity_of
+from docs.lab.scenarios.registry import SCENARIOS
 from tests.support.lab_place import PATIENCE_S, REPOSITORY, Place, finished, lab_place
 
 ALL_SHOWN, DIFFERS, UNUSABLE, NOT_SHOWN = 0, 1, 2, 3
@@ -176,6 +177,67 @@ def test_second_lab_in_the_same_place_is_refused(place: Place) -> None:
         other.stdin.close()
     assert done.returncode == UNUSABLE
     assert "a lab runs already" in done.stderr
+
+
+def test_scenarios_are_listed_and_an_unknown_one_is_refused_with_the_list(place: Place) -> None:
+    listed = finished(place.command("--list"))
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == [
+        scenario.name for scenario in SCENARIOS
+    ]
+    done = finished(place.command("--scenario", "nonsense"))
+    assert done.returncode == UNUSABLE
+    assert "there is no scenario 'nonsense'; there are tour, encryption," in done.stderr
+    assert not place.layout.state.exists()
+
+
+def test_shell_needs_a_lab_that_is_up_and_a_service_of_it(place: Place) -> None:
+    down = finished(place.command("shell", "red"))
+    stranger = finished(place.command("shell", "purple"))
+    assert (down.returncode, stranger.returncode) == (UNUSABLE, UNUSABLE)
+    assert "no lab is up; start one with `make lab`" in down.stderr
+    assert (
+        "there is no service 'purple' in the lab; there are red, blue, twitter" in stranger.stderr
+    )
+
+
+@pytest.mark.needs_root
+def test_reset_ends_what_a_killed_lab_left_and_nothing_of_others(place: Place) -> None:
+    with subprocess.Popen(place.command("--auto"), stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout is not None
+        for line in killed.stdout:
+            if "init --admin-socket" in line:
+                refused = finished(place.command("reset"))
+                killed.kill()
+                break
+    assert refused.returncode == UNUSABLE
+    assert f"a lab runs already (pid {killed.pid})" in refused.stderr
+    stranger = place.layout.state / "notes.txt"
+    stranger.write_text("not the lab's")
+    assert "ended m1" in finished(place.command("reset")).stdout
+    assert place.left_behind() == []
+    assert stranger.exists()
+    stranger.unlink()
+    assert finished(place.command("reset")).returncode == 0
+    assert not place.layout.state.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+def test_bundle_runs_the_lab_without_a_network(place: Place) -> None:
+    """Unpacked in a network namespace with nothing in it but loopback."""
+    archive = place.root / "bundle.tar"
+    packed = finished(place.command("bundle", "--output", str(archive)))
+    assert packed.returncode == 0, packed.stderr
+    subprocess.run(["tar", "-xf", archive, "-C", place.root], check=True)
+    (copy,) = place.root.glob("strongroom-*")
+    assert "Nothing is fetched" in (copy / "OFFLINE.md").read_text()
+    where = f"--directory {place.layout.state} --runtime {place.layout.runtime}"
+    lab = f'make lab ARGS="{where} --scenario hostile-app --auto"'
+    without = "ip link set lo up && ! ip route get 192.0.2.1 2>&1 && cd"
+    done = finished(["unshare", "--net", "sh", "-c", f"{without} {copy} && {lab}"])
+    assert done.returncode == ALL_SHOWN, done.stdout + done.stderr
+    assert "control: it does to an operator" in done.stdout
+    assert place.left_behind() == []
 
 
 @pytest.mark.parametrize("taken", ["state", "runtime"])

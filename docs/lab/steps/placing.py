@@ -45,7 +45,7 @@ def _create_secrets(lab: Lab) -> None:
     for service in SERVICES:
         file = str(lab.value_file(service.secret))
         lab.shell.run("strongroom", "secret", "create", service.secret, file)
-    lab.shell.run("strongroom", "secret", "ls")
+    lab.shell.show("strongroom", "secret", "ls")
     lab.narrator.look_at("names, sizes and versions. No command brings a value back out.")
     listed = [one["name"] for one in lab.shell.ask("strongroom", "secret", "ls")]
     wanted = sorted(service.secret for service in SERVICES)
@@ -67,7 +67,7 @@ def _create_service(lab: Lab, service: Service) -> None:
     if service is BLUE and not lab.capabilities.isolation:
         words += ["--on-change-signal", "HUP"]
     lab.shell.run(*words)
-    lab.shell.run("strongroom", "service", "ps", service.name)
+    lab.shell.show("strongroom", "service", "ps", service.name)
     tasks = lab.shell.ask("strongroom", "service", "ps", service.name)
     placed = [task["node"] for task in tasks]
     lab.narrator.observe(f"{service.name} is placed on", seen=placed, expected=[service.node])
