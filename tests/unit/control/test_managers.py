@@ -21,7 +21,7 @@ from cluster.protocol.errors import (
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import ManagerId
 from cluster.store.records import ManagerState, TokenRole
-from tests.unit.control.lab import ADMIN, AUDITOR, ControlLab
+from tests.unit.control.lab import AUDITOR, MANAGER, TRUST_DOMAIN, ControlLab
 
 ADDRESSES = ManagerAddresses("127.0.0.2:7443", "m2.example:7444", "127.0.0.2:2380")
 
