@@ -19,7 +19,6 @@ import structlog
 
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Config
-from cluster.control.audit_archives import AuditArchives
 from cluster.data_directory import DataDirectory
 from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
@@ -205,9 +204,7 @@ class Lifecycle:
     async def renew_operator(self, request: RenewRequest) -> dict[str, object]:
         """Renew an operator's certificate as local root: the way back for one whose certificate ran
         out."""
-        if self._unlocked is None or self.state is not State.SERVING:
-            raise Locked if self.state is State.LOCKED else Unavailable
-        return dict(await self._unlocked.cases.operators.renew_as_root(request.name, request.csr))
+        return dict(await self.serving().cases.operators.renew_as_root(request.name, request.csr))
 
     async def recover_space(self) -> dict[str, object]:
         """Free space in this manager's engine after its quota was reached."""
@@ -221,11 +218,11 @@ class Lifecycle:
             "alarms": list(engine.alarms),
         }
 
-    def archives(self) -> AuditArchives:
-        """Return this manager's audit export files; raise Locked or Unavailable until it serves."""
+    def serving(self) -> UnlockedManager:
+        """Return what serves; raise Locked or Unavailable while nothing does."""
         if self._unlocked is None or self.state is not State.SERVING:
             raise Locked if self.state is State.LOCKED else Unavailable
-        return self._unlocked.archives
+        return self._unlocked
 
     def health(self) -> tuple[bool, str]:
         """Return whether this manager can serve, and if not, why."""

@@ -97,7 +97,7 @@ def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
     app = FastAPI(title="Strongroom admin socket", docs_url=None, redoc_url=None)
     error_map.install(app)
     app.include_router(routes_admin.routes(life))
-    app.include_router(routes_audit.archive_routes(life.archives))
+    app.include_router(routes_audit.archive_routes(lambda: life.serving().archives))
     config = uvicorn.Config(
         app,
         http=BoundedHttpProtocol,
