@@ -21,6 +21,7 @@ from cluster.api import (
     routes_agent,
     routes_audit,
     routes_cluster,
+    routes_events,
     routes_exposure,
     routes_join,
     routes_managers,
@@ -140,9 +141,7 @@ class UnlockedManager:
         await certificate.ensure_fresh()
         registry = ConnectionRegistry(self.contents.trust_domain, self.clock)
         self._watch_changes(registry)
-        trim = AuditTrim(
-            self.store, self.clock, self.entropy, self._exports, cases.manager_id
-        )
+        trim = AuditTrim(self.store, self.clock, self.entropy, self._exports, cases.manager_id)
         duties = Duties(
             self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim,
             self._hooks(), self.entropy,
@@ -202,6 +201,7 @@ class UnlockedManager:
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
+            routes_events.routes(cases.edge, cases.events),
             routes_audit.routes(cases.edge, cases.audit),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_managers.routes(cases.edge, self._membership(), self._departures()),

@@ -6,6 +6,7 @@ from typing import Self
 from cluster.api.edge import Edge
 from cluster.control.audit_query import AuditQuery
 from cluster.control.enrolment import Enrolment
+from cluster.control.events import Events
 from cluster.control.evict_rotate import Evictions
 from cluster.control.exposure import Exposure
 from cluster.control.issuing import Issuer
@@ -55,6 +56,7 @@ class UseCases:
     nodes: Nodes
     exposure: Exposure
     evictions: Evictions
+    events: Events
     scheduled: Scheduled
     tokens: Tokens
     operators: Operators
@@ -104,6 +106,7 @@ class UseCases:
             nodes=nodes,
             exposure=Exposure(requests),
             evictions=Evictions(requests, nodes, scheduled),
+            events=Events(requests),
             scheduled=scheduled,
             tokens=Tokens(requests, entropy, admits_managers=admits_managers),
             operators=Operators(requests, entropy, issuer),

@@ -163,6 +163,7 @@ _READS = (
     Action.STATUS_READ,
     Action.METRICS_READ,
     Action.AUDIT_READ,
+    Action.EVENT_LIST,
 )
 _OPERATOR_WRITES = (
     Action.SECRET_CREATE,

@@ -146,6 +146,17 @@ class NodeNotFound(NotFound):
     code = "node_not_found"
 
 
+class HistoryGone(NotFound):
+    """Events that far back are not kept any more: list, and follow from there."""
+
+    code = "history_gone"
+    status = 410
+    default_message = (
+        "what happened that long ago cannot be read any more; look at how things stand, "
+        "and follow from now"
+    )
+
+
 class Conflict(ClusterError):
     """The state does not allow it now."""
 

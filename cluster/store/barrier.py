@@ -37,6 +37,18 @@ class Barrier:
         # Shielded: the others that share the round still need it when one caller gives up.
         return await asyncio.shield(self._next)
 
+    async def tick(self) -> int:
+        """Commit a write that tells nothing, for its revision: every watch brings it.
+
+        Raises NoQuorum.
+        """
+        tick = await self._engine.transact(
+            self._entropy.token(REQUEST_ID_SIZE), (), (Put(self._tick_key, b"\0"),)
+        )
+        if not isinstance(tick, Committed):
+            raise NoQuorum
+        return tick.revision
+
     async def close(self) -> None:
         """End the rounds."""
         rounds = [task for task in (self._running, self._next) if task is not None]
@@ -70,12 +82,7 @@ class Barrier:
         try:
             await self._view.wait_for(revision, GRACE_S)
         except Unavailable:
-            tick = await self._engine.transact(
-                self._entropy.token(REQUEST_ID_SIZE), (), (Put(self._tick_key, b"\0"),)
-            )
-            if not isinstance(tick, Committed):
-                raise NoQuorum from None
-            await self._view.wait_for(tick.revision, BARRIER_S)
+            await self._view.wait_for(await self.tick(), BARRIER_S)
 
 
 def _retrieve(task: asyncio.Task[int]) -> None:

@@ -204,6 +204,13 @@ class SealedStore:
         if self.view.revision < seen.number:
             raise Unavailable("this manager has not reached that revision; ask another manager")
 
+    async def mark(self) -> int:
+        """Return the revision of a write that tells nothing, which every watch brings, behind all
+        writes acknowledged before; the view shows it. Raises NoQuorum, Unavailable if it lags."""
+        revision = await self._barrier.tick()
+        await self.view.wait_for(revision, APPLY_S)
+        return revision
+
     def open_value(self, secret_id: SecretId, version: VersionNumber) -> SecretBytes:
         """Return the plaintext of a version, for issuing.
 

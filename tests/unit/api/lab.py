@@ -14,6 +14,7 @@ from cluster.api import (
     routes_agent,
     routes_audit,
     routes_cluster,
+    routes_events,
     routes_exposure,
     routes_join,
     routes_rollouts,
@@ -141,6 +142,7 @@ class ApiLab:
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, NoStatus()
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
+            routes_events.routes(cases.edge, cases.events),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_audit.routes(cases.edge, cases.audit),
         )
