@@ -62,6 +62,7 @@ def own() -> Principal:
     return Principal(identity, str(identity), Role.MANAGER)
 
 
+@pytest.mark.threat("T-44")
 async def test_removed_manager_is_nobody_before_its_member_is_out(three: _Three) -> None:
     assert three.lab.principal(Kind.MANAGER, "m2", "a2").role is Role.MANAGER
     answer = await three.begin("manager-2")

@@ -146,6 +146,7 @@ async def test_place_of_another_manager_is_not_joined_from(
     assert (await newcomer.join("second"))["manager_id"] != manager_id
 
 
+@pytest.mark.threat("T-44")
 async def test_manager_that_is_to_go_renews_nothing(lab: ControlLab, joiner: _Joiner) -> None:
     reply = await joiner.join()
     manager_id = ManagerId(str(reply["manager_id"]))
