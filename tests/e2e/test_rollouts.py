@@ -151,20 +151,16 @@ def test_a_spec_goes_out_and_back_as_a_credential_does(
 def test_a_manager_dies_between_every_two_steps(
     cluster: RunningCluster, shell: CommandLine
 ) -> None:
-    """Each step is whole or not taken: one node after the other, then the way back of a bad one."""
-    shell.ok("service", "update", "app", "--update-failure-action", "rollback")
-    for value, end in ((b"good 6", "finished"), (b"bad", "rolled_back")):
-        before = held(cluster)
-        shell.ok("secret", "rotate", "credential", "-", "--detach", stdin=value)
-        rollout = newest(shell)["id"]
-        seen = [_shown(cluster, rollout)]
-        while not seen[-1]["done"]:
-            _restart(cluster)
-            seen.append(_next(cluster, rollout, seen[-1]["step"]))
-        assert seen[-1]["state"] == end
-        assert all(_in_flight(one) <= 1 for one in seen)
-        assert held(cluster) == (before if end == "rolled_back" else [value] * 3)
-    assert len(issued(cluster, seen[-1]["version"])) == 1
+    """Each step is whole or not taken: one node after the other, whoever takes the next step."""
+    shell.ok("secret", "rotate", "credential", "-", "--detach", stdin=b"good 6")
+    rollout = newest(shell)["id"]
+    seen = [_shown(cluster, rollout)]
+    while not seen[-1]["done"]:
+        _restart(cluster)
+        seen.append(_next(cluster, rollout, seen[-1]["step"]))
+    assert seen[-1]["state"] == "finished"
+    assert all(_in_flight(one) <= 1 for one in seen)
+    assert held(cluster) == [b"good 6"] * 3
 
 
 def _shown(cluster: RunningCluster, rollout: str) -> dict[str, Any]:

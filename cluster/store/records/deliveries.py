@@ -90,7 +90,7 @@ class TargetState(StrEnum):
     """The task was removed meanwhile, or is not concerned any more."""
 
 
-class RolloutTarget(msgspec.Struct, frozen=True):
+class RolloutTarget(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One task that a rollout must reach."""
 
     service_id: ServiceId
