@@ -124,12 +124,12 @@ def _tell_steps(lab: Lab, scenario: Scenario) -> None:
 
 
 def _stay_up(lab: Lab) -> None:
-    lab.narrator.say(
-        f"""The lab stays up until Ctrl-C. In a second terminal: `. {lab.layout.state}/env`, then
-        `strongroom status`, `strongroom secret ls`, and whatever you like. Logs are in
-        {lab.layout.logs}."""
-    )
     try:
+        lab.narrator.say(
+            f"""The lab stays up until Ctrl-C. In a second terminal: `. {lab.layout.state}/env`,
+            then `strongroom status`, `strongroom secret ls`, and whatever you like. Logs are in
+            {lab.layout.logs}."""
+        )
         while sys.stdin.readline():
             lab.narrator.say("Ctrl-C ends the lab.")
         # Nobody types: the lab was started from a script, which ends it by a signal.
