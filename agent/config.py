@@ -90,11 +90,15 @@ def load(overrides: Overrides, file: Path | None = None) -> AgentConfig:
 
 def _read(file: Path) -> _File:
     try:
-        return msgspec.convert(tomllib.loads(file.read_text()), _File)
+        content = tomllib.loads(file.read_text())
+        return msgspec.convert(content, _File)
     except OSError as error:
         raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidRequest(f"{file}: {error}") from None
+    except (ValueError, RecursionError):
+        # Not UTF-8, a number beyond measure, nesting without end: tomllib passes these on.
+        raise InvalidRequest(f"{file} is not TOML") from None
 
 
 def _path(text: str | None) -> Path | None:

@@ -15,14 +15,15 @@ from typing import TypeVar
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent import durable
 from cluster.pki import csr
 from cluster.pki.trust_bundle import TrustBundle
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import IntegrityError, NotFound, PermissionDenied
 from cluster.protocol.identity import Kind, SpiffeId
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.protocol.wire import RevisionPair
 
 _FORMAT = 1
@@ -78,14 +79,19 @@ def check_leaf(
     `bundle`.
     """
     leaf: x509.Certificate | None = None
-    with suppress(ValueError, IndexError):
+    public_key: object = None
+    with suppress(*UNREADABLE, IndexError):
         leaf = x509.load_der_x509_certificate(chain[0])
-    if leaf is None or leaf.public_key() != key.public_key():
+        public_key = leaf.public_key()
+    if leaf is None or public_key != key.public_key():
         raise PermissionDenied("the certificate received is not for this node's key; ask again")
     if not any(_is_signed(leaf, x509.load_der_x509_certificate(ca)) for ca in bundle.control):
         raise PermissionDenied("the certificate received is not from this cluster")
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    except UNREADABLE:
+        raise PermissionDenied("the certificate received names nobody") from None
     identity = SpiffeId.parse(uris[0] if len(uris) == 1 else "")
     if identity.kind is not Kind.NODE:
         raise PermissionDenied("the certificate received is not a node's")
@@ -95,7 +101,7 @@ def check_leaf(
 def _is_signed(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
+    except UNREADABLE:
         return False
     return True
 
@@ -209,7 +215,7 @@ class DataDirectory:
 def _decode(content: bytes, kind: type[_Stored], path: Path) -> _Stored:
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         raise IntegrityError(
             f"{path} is damaged; remove the data directory and join again"
         ) from None

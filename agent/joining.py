@@ -23,6 +23,7 @@ from cluster.pki.trust_bundle import TrustBundle
 from cluster.protocol import errors
 from cluster.protocol.https_client import Response, request
 from cluster.protocol.ids import check_name
+from cluster.protocol.undecodable import UNDECODABLE
 
 TIMEOUT_S = 20.0
 _Kind = TypeVar("_Kind")
@@ -158,7 +159,7 @@ def _decode(answer: Response, kind: type[_Kind]) -> _Kind:
         raise _error(answer)
     try:
         return msgspec.json.decode(answer.body, type=kind)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         raise errors.MalformedMessage("the manager's answer cannot be read; is it one?") from None
 
 
@@ -166,7 +167,7 @@ def _error(answer: Response) -> errors.ClusterError:
     """Return the error a manager answered with."""
     try:
         problem = msgspec.json.decode(answer.body, type=_Problem)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         problem = _Problem()
     named = errors.error_of(problem.code, problem.message)
     return named or errors.Unavailable(

@@ -13,6 +13,7 @@ from agent.certificates import CertificateFiles
 from agent.mounts import File, ServiceMount
 from cluster.protocol.errors import MountRefused, StorageFull
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.protocol.wire import ServiceAssignment, VersionKey
 
 
@@ -50,5 +51,5 @@ def read_manifest(mount: ServiceMount) -> ServiceAssignment | None:
         return None
     try:
         return msgspec.msgpack.decode(manifest, type=ServiceAssignment)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return None

@@ -59,6 +59,9 @@ class Config:
     api_listen: Address = Address("0.0.0.0", 7443)  # noqa: S104  # managers serve a network; a certificate is required
     join_listen: Address = Address("0.0.0.0", 7444)  # noqa: S104  # managers serve a network; limited before any work
     peer_listen: Address = Address("0.0.0.0", 7445)  # noqa: S104  # etcd peers, under the engine's own CA
+    metrics_listen: Address | None = None
+    """A loopback address that serves /metrics, /healthz and /readyz to anybody on this machine, also
+    while locked; None: metrics are read on 7443 only."""
     etcd: Path | None = None
     """The etcd binary; by default the one on PATH."""
     unlock_key_file: Path | None = None
@@ -111,6 +114,7 @@ class Config:
 _PORTS: Final = {"api_listen": 7443, "join_listen": 7444, "peer_listen": 7445}
 _PATHS: Final = frozenset({"data_dir", "run_dir", "etcd", "unlock_key_file", "hook_directory"})
 _LONGEST_HOOK_S: Final = 600
+_METRICS_PORT: Final = 7446
 _MOST_DAYS: Final = 36_500
 _NAMES: Final = frozenset(field.name for field in fields(Config))
 
@@ -147,7 +151,7 @@ def _read(path: Path) -> dict[str, str]:
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise InvalidRequest(f"the configuration file cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # tomllib raises more than its own error
         raise InvalidRequest("the configuration file is not TOML") from None
     for key, value in content.items():
         if not isinstance(value, str):
@@ -174,6 +178,15 @@ def _hook_timeout(text: str) -> float:
     return float(text)
 
 
+def _loopback(text: str) -> Address:
+    """Return an address that only this machine reaches."""
+    address = Address.parse(text, _METRICS_PORT)
+    names, addresses = host_names(address.host)
+    if names or not all(one.is_loopback for one in addresses):
+        raise InvalidRequest("metrics_listen takes a loopback address, like 127.0.0.1:7446")
+    return address
+
+
 def _days(text: str) -> int:
     """Return whole days."""
     if not (text.isascii() and text.isdigit() and 0 < int(text[:9]) <= _MOST_DAYS):
@@ -184,6 +197,8 @@ def _days(text: str) -> int:
 def _parsed(key: str, value: str) -> object:
     if key in _PORTS:
         return Address.parse(value, _PORTS[key])
+    if key == "metrics_listen":
+        return _loopback(value)
     if key in _PATHS:
         return Path(value)
     if key == "hook_timeout_s":

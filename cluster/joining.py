@@ -230,7 +230,7 @@ def fetch_bundle(token: JoinToken, join_addresses: tuple[str, ...]) -> TrustBund
 def _json(response: Response) -> dict[str, object]:
     try:
         content = dict(json.loads(response.body))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise Unavailable("the manager's answer is not JSON; is this a join address?") from None
     if response.status >= HTTP_ERROR:
         named = error_of(content.get("code"), content.get("message"))

@@ -11,7 +11,7 @@ def parse(body: bytes) -> Answer:
     """Return the object in `body`, or raise MalformedMessage."""
     try:
         content = json.loads(body) if body else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise MalformedMessage("the manager's answer is not what this command reads")

@@ -79,7 +79,7 @@ def error_of(status: int, body: bytes) -> ClusterError | None:
         return None
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         content = {}

@@ -38,11 +38,11 @@ class Endpoint:
 def read_endpoint(description: Path) -> Endpoint:
     """Return the endpoint that a description names. Raises HookFailed, naming the field."""
     fields = _fields(description)
-    url = urlsplit(fields["url"])
     try:
+        url = urlsplit(fields["url"])
         port = url.port or _HTTPS_PORT
     except ValueError:
-        raise HookFailed("url of the hook has no valid port") from None
+        raise HookFailed("url of the hook has no valid host or port") from None
     if url.scheme != "https" or not url.hostname or url.username or url.password or url.fragment:
         raise HookFailed("url of the hook reads https://HOST[:PORT]/PATH, without credentials")
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
@@ -82,7 +82,7 @@ async def post(endpoint: Endpoint, call: HookCall, timeout_s: float) -> None:
 def _fields(description: Path) -> dict[str, str]:
     try:
         content = tomllib.loads(_read(description).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # tomllib raises more than its own error
         raise HookFailed(f"{description.name} is not TOML") from None
     missing, unknown = sorted(_FIELDS - content.keys()), sorted(content.keys() - _FIELDS)
     if missing or unknown:

@@ -8,10 +8,11 @@ issuer decides everything else. Source: RFC 2986, DESIGN 5.
 import hashlib
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import InvalidRequest, PayloadTooLarge, PermissionDenied
 
 CSR_LIMIT = 4096
@@ -38,7 +39,7 @@ def key_from_pem(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """Return the P-256 key in `pem`, or raise InvalidRequest, whose text never quotes the input."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise InvalidRequest("the private key cannot be read; it takes P-256 in PKCS #8") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not is_p256(key.public_key()):
         raise InvalidRequest("the private key is not P-256")
@@ -70,7 +71,7 @@ def check_csr(der: bytes) -> ec.EllipticCurvePublicKey:
         request = x509.load_der_x509_csr(der)
         public_key = request.public_key()
         proven = is_p256(public_key) and request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+    except UNREADABLE:
         raise InvalidRequest("the certificate request cannot be read; send PKCS #10 DER") from None
     if not proven or not isinstance(public_key, ec.EllipticCurvePublicKey):
         raise InvalidRequest("a certificate request takes a P-256 key and its own signature")

@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from cluster.pki.csr import public_key_digest
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.identity import Kind, SpiffeId
 
@@ -38,7 +38,7 @@ class OldLeaf:
             public_key = certificate.public_key()
             names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
             uris = names.value.get_values_for_type(x509.UniformResourceIdentifier)
-        except (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        except UNREADABLE:
             raise InvalidRequest("the old certificate cannot be read; send DER") from None
         identity = SpiffeId.parse(uris[0]) if len(uris) == 1 else None
         if (
@@ -71,6 +71,6 @@ class OldLeaf:
     def _issued_by(self, der: bytes) -> bool:
         try:
             self.certificate.verify_directly_issued_by(x509.load_der_x509_certificate(der))
-        except (ValueError, TypeError, InvalidSignature):
+        except UNREADABLE:
             return False
         return True

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from cluster.pki.csr import key_from_pem
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import InvalidRequest, MalformedMessage, PermissionDenied
 from cluster.protocol.identity import SpiffeId
 
@@ -35,7 +35,7 @@ def check_received(
     try:
         leaf = x509.load_der_x509_certificate(chain_der[0])
         public_key = leaf.public_key()
-    except (ValueError, TypeError, IndexError):
+    except (*UNREADABLE, IndexError):
         raise MalformedMessage("the manager's answer holds no certificate") from None
     if public_key != key_from_pem(key_pem).public_key():
         raise PermissionDenied("the certificate received is not for the key it was asked for")
@@ -47,7 +47,7 @@ def check_received(
 def _is_signed(leaf: x509.Certificate, authority: bytes) -> bool:
     try:
         leaf.verify_directly_issued_by(x509.load_der_x509_certificate(authority))
-    except (InvalidSignature, ValueError, TypeError):
+    except UNREADABLE:
         return False
     return True
 
@@ -57,5 +57,5 @@ def _identity(leaf: x509.Certificate) -> SpiffeId:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         return SpiffeId.parse(uri)
-    except (x509.ExtensionNotFound, ValueError, InvalidRequest):
+    except (*UNREADABLE, InvalidRequest):
         raise PermissionDenied("the certificate received names nobody of a cluster") from None

@@ -113,10 +113,12 @@ def caller_from_der(der: bytes) -> Caller:
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
 
+    from cluster.pki.unreadable import UNREADABLE  # noqa: PLC0415
+
     try:
         leaf = x509.load_der_x509_certificate(der)
         identity = _leaf_identity(leaf)
-    except (ValueError, x509.ExtensionNotFound, InvalidRequest):
+    except (*UNREADABLE, InvalidRequest):
         raise Unauthenticated from None
     return Caller(
         identity=identity,

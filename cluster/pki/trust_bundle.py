@@ -10,9 +10,9 @@ from typing import Self
 
 import msgspec
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import MalformedMessage, PermissionDenied
 
 FORMAT = 1
@@ -89,7 +89,7 @@ def _to_pem(ders: tuple[bytes, ...]) -> bytes:
 def _load(der: bytes) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError:
+    except UNREADABLE:
         raise MalformedMessage("a certificate in the trust bundle cannot be read") from None
 
 
@@ -98,7 +98,7 @@ def _check_signed(certificate: x509.Certificate, root: x509.Certificate) -> None
     try:
         certificate.verify_directly_issued_by(root)
         constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound):
+    except UNREADABLE:
         raise PermissionDenied(
             "an authority in the trust bundle is not signed by its root"
         ) from None

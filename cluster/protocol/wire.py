@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from cluster.protocol.errors import MalformedMessage
+from cluster.protocol.undecodable import UNDECODABLE
 
 FORMAT: Final = 1
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -313,7 +314,7 @@ def decode_from_agent(data: bytes) -> FromAgent:
         raise MalformedMessage
     try:
         return _FROM_AGENT.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         raise MalformedMessage from None
 
 
@@ -323,5 +324,5 @@ def decode_from_manager(data: bytes) -> FromManager:
         raise MalformedMessage
     try:
         return _FROM_MANAGER.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         raise MalformedMessage from None

@@ -17,6 +17,7 @@ import msgspec
 
 from cluster.protocol.errors import Conflict, InvariantViolation, NotFound, OpenFailed
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.seal import aead, padding
 from cluster.system import Entropy
 
@@ -132,7 +133,7 @@ class Keyring:
         )
         try:
             content = msgspec.msgpack.decode(padding.unpad(padded), type=_Content)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             raise OpenFailed from None
         epochs = {epoch: SecretBytes(key) for epoch, key in content.epochs.items()}
         return cls(SecretBytes(content.index_key), epochs, content.current)

@@ -29,6 +29,7 @@ from cluster.protocol.errors import (
     PermissionDenied,
 )
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.seal import aead, durable_file, padding
 from cluster.system import Entropy
 
@@ -177,7 +178,7 @@ def open_seal_file(path: Path, unlock_key: UnlockKey) -> tuple[SealFileContents,
     try:
         padded = aead.open_salted(key, _BODY_INFO, content[slot_end:], _HEADER + slot)
         body = msgspec.msgpack.decode(padding.unpad(padded), type=_Body)
-    except (OpenFailed, msgspec.MsgspecError):
+    except (OpenFailed, *UNDECODABLE):
         raise _damaged() from None
     return _contents(body), SealKey(key, slot)
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from cluster.protocol.errors import OpenFailed
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.store.records.audit import (
     AuditCheckpointRecord,
     AuditRecord,
@@ -65,13 +66,15 @@ def decode(kind: Kind, plaintext: bytes) -> Record:
     """Return the record in `plaintext`; one that does not decode was not written by us."""
     try:
         return _DECODERS[kind].decode(plaintext)
-    except msgspec.MsgspecError as error:
-        raise OpenFailed from error
+    except UNDECODABLE:
+        # msgspec's text may quote a value.
+        raise OpenFailed from None
 
 
 def decode_audit(plaintext: bytes) -> AuditRecord:
     """Return the audit link in `plaintext`."""
     try:
         return _AUDIT_DECODER.decode(plaintext)
-    except msgspec.MsgspecError as error:
-        raise OpenFailed from error
+    except UNDECODABLE:
+        # msgspec's text may quote a value.
+        raise OpenFailed from None
