@@ -10,7 +10,7 @@ import ssl
 import time
 from argparse import Namespace
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -26,7 +26,7 @@ from cluster.protocol.errors import (
     Unauthenticated,
     Unavailable,
 )
-from cluster.protocol.https_client import Response, request
+from cluster.protocol.https_client import Response, request, stream_lines
 from cluster.protocol.ids import ID_SIZE, Revision, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.system import Clock, Entropy, SystemClock, SystemEntropy
@@ -37,6 +37,8 @@ PATIENCE_S: Final = 3.0
 SETTLE_S: Final = 20.0
 """How long the same write is sent again to learn its outcome."""
 PAUSE_S: Final = 0.2
+ERRORS: Final = 400
+"""Where HTTP's errors begin."""
 
 Query = Sequence[tuple[str, str]]
 
@@ -79,6 +81,30 @@ class Connection:
             body = _encoded(content)
             headers["content-type"] = "application/json"
         return self._call(method, path, query, body, headers, ANSWER_TIMEOUT_S)
+
+    def lines(
+        self, path: str, query: Query = (), *, turn: int = 0, timeout_s: float = ANSWER_TIMEOUT_S
+    ) -> Iterator[bytes]:
+        """Yield the lines of one answer as they come; `turn` says which manager is asked first.
+
+        The revision that was seen is not raised by what they tell: the caller keeps that himself.
+        Raises Unavailable or MalformedMessage when it breaks off: nothing is asked again.
+        """
+        at = turn % len(self.endpoints)
+        headers = {"strongroom-revision": self._seen.revision} if self._seen.revision else {}
+        with stream_lines(
+            (*self.endpoints[at:], *self.endpoints[:at]),
+            "GET",
+            path + _query_text(query),
+            headers=headers,
+            context=self._tls(),
+            trust_domain=self.context.trust_domain,
+            timeout_s=timeout_s,
+        ) as answer:
+            error = error_of(answer.status, b"" if answer.status < ERRORS else answer.read())
+            if error is not None:
+                raise error
+            yield from answer.lines()
 
     def remember_managers(self, endpoints: Sequence[str]) -> None:
         """Keep the addresses of all managers, so that any of them may be lost."""

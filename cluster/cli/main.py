@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "service": ("cluster.cli.service", "say which service gets which secrets, and where"),
     "rollout": ("cluster.cli.rollout", "how changes go out: list, wait, pause, resume, take back"),
     "node": ("cluster.cli.node", "nodes: list, label, drain, remove"),
+    "events": ("cluster.cli.events", "what happened to the cluster's objects, and who did it"),
     "token": ("cluster.cli.token", "join tokens for nodes and managers"),
     "operator": ("cluster.cli.operator", "who may run these commands; enrol and renew yourself"),
     "context": ("cluster.cli.context", "which cluster these commands talk to"),

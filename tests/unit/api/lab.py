@@ -28,6 +28,7 @@ from cluster.api.request_log import RequestLog
 from cluster.control.issuing import trust_bundle
 from cluster.control.policy import Principal
 from cluster.membership import NoAdmission
+from cluster.metrics import Metrics
 from cluster.protocol.identity import Caller, Kind, SpiffeId
 from cluster.store.records import NodeRecord, OperatorRecord, OperatorRole
 from cluster.store.sealed_store import SealedStore
@@ -95,6 +96,8 @@ async def ask(
     path, _, query = target.partition("?")
     scope = {
         "type": "http",
+        # An answer of many lines looks for no end of the connection, which comes at once here.
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
         "method": method,
         "path": path,
         "raw_path": path.encode(),
@@ -129,6 +132,7 @@ class ApiLab:
         self.control = ControlLab(stores, store)
         self.store = store
         self.ready = (True, "")
+        self.metrics = Metrics()
         cases = self.cases = UseCases.build(
             store, TRUST_DOMAIN, "m1", stores.clock, stores.entropy, admits_managers=False
         )
@@ -165,7 +169,7 @@ class ApiLab:
         limits = Limits(
             app, RateLimiter(PLENTY, clock), RateLimiter(PLENTY, clock), 64, lambda _: BODY_LIMIT
         )
-        return RequestLog(limits, clock)
+        return RequestLog(limits, clock, self.metrics, "api")
 
     async def initialise(self) -> None:
         """Write authorities, a manager and one operator of each kind that tests need."""
