@@ -21,7 +21,7 @@ from cluster.duties import ALIVE_PREFIX
 from cluster.engine.seam import EngineStatus
 from cluster.engine_start import StartedEngine
 from cluster.protocol.errors import ClusterError
-from cluster.store.records import ManagerRecord, ManagerState, NodeState
+from cluster.store.records import ManagerRecord, ManagerState, NodeState, RolloutState
 from cluster.store.sealed_store import SealedStore
 
 QUOTA_WARNING: Final = 0.75
@@ -153,6 +153,13 @@ class ClusterStatus:
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
+        # Not by name: a deployer sees the findings of everybody's objects.
+        states = [stored.record.state for stored in self.store.view.rollouts.values()]
+        if RolloutState.PAUSED in states:
+            yield _unhealthy(
+                f"{states.count(RolloutState.PAUSED)} rollouts wait for a decision; "
+                "see `strongroom rollout ls`"
+            )
 
     def _managers_found(self, alive: frozenset[str]) -> Iterable[dict[str, JSON]]:
         active = [r for r in self._records() if r.state is ManagerState.ACTIVE]

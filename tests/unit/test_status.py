@@ -24,6 +24,9 @@ from cluster.store.records import (
     NodeState,
     NodeStatusRecord,
     Record,
+    RolloutKind,
+    RolloutRecord,
+    RolloutState,
 )
 from cluster.store.sealed_store import Create, Write
 from tests.support.clock import ManualClock
@@ -128,6 +131,23 @@ async def test_integrity_fault_is_unhealthy(founded: Founded) -> None:
     founded.store.view.fault(Kind.ROLLOUT, "a record cannot be opened")
     found = await findings(founded)
     assert any("rollout" in why and level == "unhealthy" for why, level in found.items())
+
+
+async def test_a_paused_rollout_is_told_without_its_name(founded: Founded) -> None:
+    why = "1 rollouts wait for a decision; see `strongroom rollout ls`"
+    running = RolloutRecord(
+        id="r1",
+        what=RolloutKind.ROTATE,
+        name="db",
+        targets=(),
+        started_at=0.0,
+        started_by="test",
+    )
+    await write(founded, running)
+    assert why not in await findings(founded)
+    paused = msgspec.structs.replace(running, id="r2", state=RolloutState.PAUSED)
+    await write(founded, paused)
+    assert (await findings(founded))[why] == "unhealthy"
 
 
 async def test_status_is_for_operators(founded: Founded) -> None:
