@@ -5,6 +5,7 @@ Reads and judges; changes nothing.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ from cluster.dispatcher.presence import Presence
 from cluster.duties import ALIVE_PREFIX
 from cluster.engine.seam import EngineStatus
 from cluster.engine_start import StartedEngine
-from cluster.protocol.errors import ClusterError
+from cluster.protocol.errors import ClusterError, IntegrityError
 from cluster.store.records import ManagerRecord, ManagerState, NodeState, RolloutState
 from cluster.store.sealed_store import SealedStore
 
@@ -153,13 +154,7 @@ class ClusterStatus:
         if nodes[NodeState.DOWN.value]:
             yield _unhealthy(f"nodes down: {nodes[NodeState.DOWN.value]}; see `strongroom node ls`")
         yield from self._weak_nodes()
-        # Not by name: a deployer sees the findings of everybody's objects.
-        states = [stored.record.state for stored in self.store.view.rollouts.values()]
-        if RolloutState.PAUSED in states:
-            yield _unhealthy(
-                f"{states.count(RolloutState.PAUSED)} rollouts wait for a decision; "
-                "see `strongroom rollout ls`"
-            )
+        yield from self._paused()
 
     def _managers_found(self, alive: frozenset[str]) -> Iterable[dict[str, JSON]]:
         active = [r for r in self._records() if r.state is ManagerState.ACTIVE]
@@ -197,6 +192,17 @@ class ClusterStatus:
                 f"secrets whose rotation failed or is refused: {failing}; their old versions stay; "
                 "see `strongroom secret ls`"
             )
+
+    def _paused(self) -> Iterable[dict[str, JSON]]:
+        # Not by name: a deployer sees the findings of everybody's objects. Records that are not
+        # what was written are a finding of their own.
+        with suppress(IntegrityError):
+            rollouts = self.store.view.rollouts.values()
+            paused = sum(one.record.state is RolloutState.PAUSED for one in rollouts)
+            if paused:
+                yield _unhealthy(
+                    f"{paused} rollouts wait for a decision; see `strongroom rollout ls`"
+                )
 
     def _weak_nodes(self) -> Iterable[dict[str, JSON]]:
         for stored in self.store.view.node_statuses.values():
