@@ -60,7 +60,7 @@ class Config:
     join_listen: Address = Address("0.0.0.0", 7444)  # noqa: S104  # managers serve a network; limited before any work
     peer_listen: Address = Address("0.0.0.0", 7445)  # noqa: S104  # etcd peers, under the engine's own CA
     metrics_listen: Address | None = None
-    """A loopback address that serves /metrics, /healthz and /readyz to anybody on this machine, also
+    """A loopback address for /metrics, /healthz and /readyz, open to anybody on this machine, also
     while locked; None: metrics are read on 7443 only."""
     etcd: Path | None = None
     """The etcd binary; by default the one on PATH."""

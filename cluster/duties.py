@@ -32,12 +32,15 @@ from cluster.system import Clock, Entropy, SystemEntropy
 
 log = structlog.get_logger(__name__)
 
+DUTY: Final = "placement"
+"""The campaign that carries all of them."""
 DUTY_TTL_S: Final = 5.0
 ALIVE_PREFIX: Final = "manager/"
 ORPHAN_AFTER_S: Final = 15.0
 """How long the nodes of a dead manager may take to come back elsewhere before they count as
 down."""
 LOOK_S: Final = 2.0
+ABLE_LOOK_S: Final = 1.0
 RETRY_S: Final = 1.0
 
 
@@ -54,6 +57,8 @@ class Duties:
     """Trims the audit; None where no directory takes the exports."""
     hooks: Hooks = field(default_factory=HookDirectory)
     entropy: Entropy = field(default_factory=SystemEntropy)
+    is_able: Callable[[], bool] = lambda: True
+    """Whether this manager can write: one that cannot leaves the duties to others."""
     _alive: frozenset[ManagerId] = frozenset()
     _orphaned_since: dict[NodeId, float] = field(default_factory=dict)
 
@@ -73,7 +78,8 @@ class Duties:
         """Take the duties whenever they are free, and perform them until they are lost."""
         while True:
             try:
-                leadership = await self.engine.campaign("placement", self.manager_id, DUTY_TTL_S)
+                await self._until(able=True)
+                leadership = await self.engine.campaign(DUTY, self.manager_id, DUTY_TTL_S)
                 await self._hold(leadership)
             except IntegrityError:
                 raise
@@ -82,7 +88,7 @@ class Duties:
             await asyncio.sleep(RETRY_S)
 
     async def _hold(self, leadership: Leadership) -> None:
-        log.info("duty.taken", duty="placement", manager_id=self.manager_id)
+        log.info("duty.taken", duty=DUTY, manager_id=self.manager_id)
         try:
             await self._perform(leadership)
         finally:
@@ -107,6 +113,7 @@ class Duties:
             asyncio.create_task(rotation.run(), name="rotation"),
             asyncio.create_task(self._watch_orphans(guard), name="orphans"),
             asyncio.create_task(leadership.lost(), name="duty"),
+            asyncio.create_task(self._until(able=False), name="able"),
             *self._audit_tasks(guard),
         )
         try:
@@ -123,6 +130,13 @@ class Duties:
             return ()
         duty = AuditDuty(self.trim, self.clock, self.principal, (guard,))
         return (asyncio.create_task(duty.run(), name="audit"),)
+
+    async def _until(self, *, able: bool) -> None:
+        """Return when this manager can write, or cannot."""
+        while self.is_able() is not able:  # noqa: ASYNC110  # it also turns with time alone
+            await asyncio.sleep(ABLE_LOOK_S)
+        if not able:
+            log.warning("duty.given_up", duty=DUTY, reason="the record cannot be written")
 
     async def _watch_orphans(self, guard: Compare) -> None:
         while True:

@@ -20,6 +20,7 @@ import structlog
 from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
 from cluster.config import Config
 from cluster.data_directory import DataDirectory
+from cluster.engine.measured import MeasuredEngine
 from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
     EngineKind,
@@ -29,6 +30,7 @@ from cluster.engine_start import (
 )
 from cluster.founding import Founder
 from cluster.joining import Joiner
+from cluster.metrics import Metrics
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -88,6 +90,7 @@ class Lifecycle:
         self.state = State.LOCKED if self._directory.has_seal_file else State.EMPTY
         self.failed = asyncio.Event()
         """Set when what ran has ended by itself; the process ends then."""
+        self.metrics = Metrics()
         self._step = ""
         self._moving = asyncio.Lock()
         self._serving = asyncio.Event()
@@ -230,9 +233,8 @@ class Lifecycle:
             return False, f"the manager is {self.state.value}"
         if self._faults:
             return False, f"stored data of kind {self._faults[0].kind} failed its integrity check"
-        if not self._unlocked.writable:
-            return False, "the record cannot be written: no quorum, or the engine is full"
-        return True, ""
+        reason = self._unlocked.writability.reason
+        return not reason, reason
 
     # --- moving on ---
 
@@ -287,7 +289,7 @@ class Lifecycle:
         keyring = await self._keyring(contents, started)
         self._step = "reading the store"
         store = await SealedStore.open(
-            started.engine,
+            MeasuredEngine(started.engine, self.metrics, self.clock),
             keyring,
             root_key=contents.root_key,
             manager_id=ManagerId(contents.manager_id),
@@ -299,7 +301,7 @@ class Lifecycle:
         try:
             self._unlocked = UnlockedManager(
                 self.config, contents, seal_key, started, store, self.clock, self.entropy,
-                *self._sockets, health=self.health,
+                *self._sockets, health=self.health, metrics=self.metrics,
             )  # fmt: skip
             self._step = "opening the listeners"
             async with asyncio.TaskGroup() as group:

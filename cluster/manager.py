@@ -17,17 +17,18 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from cluster.api import error_map, routes_admin, routes_audit
+from cluster.api import error_map, routes_admin, routes_audit, routes_metrics
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
 from cluster.config import Config
+from cluster.gauges import state_gauges
 from cluster.hardening import harden
 from cluster.lifecycle import Lifecycle, State
 from cluster.logs import configure_logs
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.unlock import UnlockKey
-from cluster.sockets import bind_admin
+from cluster.sockets import bind_admin, bind_tcp
 from cluster.system import SystemClock, SystemEntropy
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ async def _run(config: Config) -> int:
         loop.add_signal_handler(number, stop.set)
     listener, bound = _admin(life)
     serving = asyncio.create_task(listener.serve(sockets=[bound]), name="admin")
+    measured = _local_metrics(life)
     log.info("manager.started", state=life.state.value, name=config.name)
     try:
         await _unlock_by_provider(life)
@@ -58,6 +60,9 @@ async def _run(config: Config) -> int:
     finally:
         await life.stop()
         listener.should_exit = True
+        if measured is not None:
+            measured.cancel()
+            await asyncio.gather(measured, return_exceptions=True)
         with contextlib.suppress(asyncio.CancelledError):
             await serving
         config.admin_socket.unlink(missing_ok=True)
@@ -98,13 +103,36 @@ def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
     error_map.install(app)
     app.include_router(routes_admin.routes(life))
     app.include_router(routes_audit.archive_routes(lambda: life.serving().archives))
-    config = uvicorn.Config(
-        app,
-        http=BoundedHttpProtocol,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
+    return _plain(app), bind_admin(life.config.admin_socket)
+
+
+def _local_metrics(life: Lifecycle) -> "asyncio.Task[None] | None":
+    """Serve metrics and health on loopback, where that is configured, locked or not."""
+    address = life.config.metrics_listen
+    if address is None:
+        return None
+    app = FastAPI(title="Strongroom metrics", docs_url=None, redoc_url=None)
+    error_map.install(app)
+    app.include_router(routes_metrics.local_routes(lambda: _read_metrics(life), life.health))
+    serving = _plain(app).serve(sockets=[bind_tcp(address)])
+    return asyncio.create_task(serving, name="metrics")
+
+
+async def _read_metrics(life: Lifecycle) -> bytes:
+    if life.state is State.SERVING:
+        return await life.serving().read_metrics()
+    return life.metrics.render(state_gauges(life.state.value, ready=False))
+
+
+def _plain(app: FastAPI) -> Listener:
+    return Listener(
+        uvicorn.Config(
+            app,
+            http=BoundedHttpProtocol,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
     )
-    return Listener(config), bind_admin(life.config.admin_socket)

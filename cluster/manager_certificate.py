@@ -55,6 +55,10 @@ class ManagerCertificate:
     _not_after: datetime = field(default=datetime.min.replace(tzinfo=UTC))
     _in_force: tuple[bytes, tuple[bytes, ...]] = (b"", ())
 
+    def ends_at_s(self) -> float:
+        """Return when the certificate in use ends, in Unix seconds."""
+        return self._not_after.timestamp()
+
     async def ensure_fresh(self) -> None:
         """Renew the certificate if its time has come, and build the contexts to serve with."""
         self._plan()

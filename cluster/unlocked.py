@@ -25,6 +25,7 @@ from cluster.api import (
     routes_exposure,
     routes_join,
     routes_managers,
+    routes_metrics,
     routes_rollouts,
     routes_rotations,
     routes_secrets,
@@ -42,12 +43,13 @@ from cluster.control.policy import Role
 from cluster.departures import Departures
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
+from cluster.gauges import Gauges, Receipts, state_gauges
 from cluster.hook.directory import HookDirectory
 from cluster.manager_certificate import ManagerCertificate
 from cluster.membership import ManagerAdmission, NoAdmission
+from cluster.metrics import Metrics
 from cluster.pki.tls import LiveContext
 from cluster.protocol import wire
-from cluster.protocol.errors import ClusterError
 from cluster.protocol.identity import Kind as IdentityKind
 from cluster.protocol.identity import SpiffeId
 from cluster.protocol.ids import NodeId
@@ -65,6 +67,7 @@ from cluster.store.sealed_store import SealedStore
 from cluster.store.view import ViewChange
 from cluster.system import Clock, Entropy
 from cluster.use_cases import UseCases
+from cluster.writability import Writability
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -85,7 +88,6 @@ SESSION_RATE: Final = Rate(per_s=2, burst=50)
 """Per certificate: an agent that comes back at once and often, but not without end."""
 API_CONCURRENCY: Final = 512
 JOIN_CONCURRENCY: Final = 64
-LOOK_S: Final = 3.0
 START_LOOK_S: Final = 0.01
 CUT_AFTER_S: Final = 2.5
 """A revoked node's sessions wipe for 2 s at most; whatever is still open then is cut."""
@@ -105,9 +107,12 @@ class UnlockedManager:
     api_socket: socket.socket
     join_socket: socket.socket
     health: Callable[[], tuple[bool, str]]
-    writable: bool = True
+    metrics: Metrics
     cases: UseCases = field(init=False)
     archives: AuditArchives = field(init=False)
+    writability: Writability = field(init=False)
+    gauges: Gauges | None = None
+    """None until it serves."""
     status: ClusterStatus = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,9 @@ class UnlockedManager:
             self.store, contents.trust_domain, contents.manager_id, self.clock, self.entropy,
             admits_managers=self.started.member is not None, hooks=self._hooks(),
         )  # fmt: skip
+        self.writability = Writability(
+            self.store.engine, self.store, self.cases.manager_id, self.clock, self.entropy
+        )
         self.archives = AuditArchives(
             self.cases.requests, self._exports, contents.root_key, self.cases.own,
             self.cases.manager_id, self.config.audit_keep_s,
@@ -144,15 +152,16 @@ class UnlockedManager:
         trim = AuditTrim(self.store, self.clock, self.entropy, self._exports, cases.manager_id)
         duties = Duties(
             self.started.engine, self.store, cases.own, self.clock, cases.manager_id, trim,
-            self._hooks(), self.entropy,
+            self._hooks(), self.entropy, lambda: not self.writability.is_lost(),
         )  # fmt: skip
+        self.gauges = self._gauges(trim, certificate)
         api = self._listener(
-            self._limited(self._api(), API_RATE, API_CONCURRENCY, _body_limit),
+            self._limited("api", self._api(), API_RATE, API_CONCURRENCY, _body_limit),
             registry,
             certificate.api_context,
         )
         join = self._listener(
-            self._limited(self._join_api(), JOIN_RATE, JOIN_CONCURRENCY, _join_body_limit),
+            self._limited("join", self._join_api(), JOIN_RATE, JOIN_CONCURRENCY, _join_body_limit),
             registry,
             certificate.join_context,
         )
@@ -165,7 +174,7 @@ class UnlockedManager:
             group.create_task(duties.run(), name="duties")
             group.create_task(certificate.run(), name="certificate")
             group.create_task(self._departures().run(), name="departures")
-            group.create_task(self._watch_writability(), name="writability")
+            group.create_task(self.writability.run(), name="writability")
             group.create_task(self.archives.run(), name="archives")
             while not (api.started and join.started):  # noqa: ASYNC110  # uvicorn tells by a flag
                 await asyncio.sleep(START_LOOK_S)
@@ -203,6 +212,7 @@ class UnlockedManager:
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_events.routes(cases.edge, cases.events),
             routes_audit.routes(cases.edge, cases.audit),
+            routes_metrics.routes(cases.edge, cases.requests, self.read_metrics),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_managers.routes(cases.edge, self._membership(), self._departures()),
         ):
@@ -236,11 +246,16 @@ class UnlockedManager:
         )  # fmt: skip
 
     def _limited(
-        self, app: FastAPI, rate: Rate, concurrency: int, body_limit: Callable[[str], int]
+        self,
+        listener: str,
+        app: FastAPI,
+        rate: Rate,
+        concurrency: int,
+        body_limit: Callable[[str], int],
     ) -> "ASGIApp":
         # The log is inside: what is over a limit must not fill a disk with lines either.
         return Limits(
-            RequestLog(app, self.clock),
+            RequestLog(app, self.clock, self.metrics, listener),
             RateLimiter(rate, self.clock),
             RateLimiter(SESSION_RATE, self.clock),
             concurrency,
@@ -270,17 +285,21 @@ class UnlockedManager:
 
     # --- watching ---
 
-    async def _watch_writability(self) -> None:
-        """Know at any time whether a record could be written: if not, nothing is issued and
-        readiness is red."""
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_S):
-                    await self.store.barrier()
-                    self.writable = not (await self.started.engine.status()).alarms
-            except (ClusterError, TimeoutError):
-                self.writable = False
-            await asyncio.sleep(LOOK_S)
+    async def read_metrics(self) -> bytes:
+        """Return what a scrape gets."""
+        gauges = state_gauges("serving", ready=self.health()[0])
+        if self.gauges is not None:
+            gauges += await self.gauges.read()
+        return self.metrics.render(gauges)
+
+    def _gauges(self, trim: AuditTrim, certificate: ManagerCertificate) -> Gauges:
+        receipts = Receipts(self.store, self.cases.manager_id, self.metrics)
+        receipts.follow()
+        return Gauges(
+            self.store, self.started.engine, self.cases.presence, self.cases.refusals,
+            self.writability, receipts, self.clock,
+            certificate.ends_at_s, lambda: trim.links,
+        )  # fmt: skip
 
     def _watch_changes(self, registry: ConnectionRegistry) -> None:
         """Wake the sessions a change affects, and cut the connections of whoever was revoked."""

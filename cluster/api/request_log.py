@@ -1,4 +1,5 @@
-"""One log event per request: route template, status, caller, milliseconds.
+"""One log event per request: route template, status, caller, milliseconds, request id; and the
+counting of requests.
 
 The template, not the path: a path is chosen by the caller. Reads that succeed are not logged; they
 would drown what matters.
@@ -11,6 +12,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.api.peer import caller_of
+from cluster.metrics import Metrics
 from cluster.system import Clock
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,8 @@ class RequestLog:
 
     app: ASGIApp
     clock: Clock
+    metrics: Metrics
+    listener: str
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and log how it was answered."""
@@ -42,18 +46,24 @@ class RequestLog:
         try:
             await self.app(scope, receive, noting)
         finally:
+            took_s = self.clock.monotonic_s() - started_s
+            self.metrics.request(self.listener, scope["method"], _route(scope), status, took_s)
             if scope["method"] != "GET" or status >= HTTP_ERROR:
-                self._log(scope, status, started_s)
+                self._log(scope, status, took_s)
 
-    def _log(self, scope: Scope, status: int, started_s: float) -> None:
+    def _log(self, scope: Scope, status: int, took_s: float) -> None:
         caller = caller_of(scope)
         client = scope.get("client")
         log.info(
             "request.answered",
             method=scope["method"],
-            route=getattr(scope.get("route"), "path", ""),
+            route=_route(scope),
             status=status,
             caller=str(caller.identity) if caller else "",
             address=client[0] if client else "",
-            ms=round((self.clock.monotonic_s() - started_s) * 1000, 1),
+            ms=round(took_s * 1000, 1),
         )
+
+
+def _route(scope: Scope) -> str:
+    return str(getattr(scope.get("route"), "path", ""))

@@ -27,6 +27,7 @@ _SETTINGS = (
     ("api-listen", "HOST:PORT", "API and agents' sessions (default: 0.0.0.0:7443)"),
     ("join-listen", "HOST:PORT", "joining (default: 0.0.0.0:7444)"),
     ("peer-listen", "HOST:PORT", "other managers' engines (default: 0.0.0.0:7445)"),
+    ("metrics-listen", "HOST:PORT", "metrics and health, on loopback only (default: none)"),
     ("etcd", "PATH", "the etcd program (default: the one on PATH)"),
     ("unlock-key-file", "FILE", "unlock by itself from this file: convenient and weak"),
     ("hook-directory", "DIR", "hooks for scheduled rotation (default: none)"),

@@ -67,6 +67,10 @@ class Refusals:
             entries.append(self._summary(over))
         return tuple(entries)
 
+    def waiting(self) -> int:
+        """Return how many refusals are not on record yet."""
+        return self._over + sum(entry.count for entry in self._table.values())
+
     async def flush(self, store: SealedStore) -> None:
         """Commit what was gathered; what cannot be committed now is gathered again."""
         entries = self.take()

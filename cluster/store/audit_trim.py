@@ -98,6 +98,11 @@ class AuditTrim:
         self._cleaned: str | None = None
         """The summary of the checkpoint behind which nothing is left to delete."""
 
+    @property
+    def links(self) -> int:
+        """How many links lay behind the checkpoint when they were measured last."""
+        return self._growth.links
+
     async def measure(self) -> Growth:
         """Return how many links lie behind the checkpoint; reads only those added since last."""
         checkpoint = checkpoint_of(self.store)

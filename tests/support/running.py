@@ -392,7 +392,9 @@ class RunningCluster:
         )  # fmt: skip
         if credential is None:
             self.revision = reply.headers.get("strongroom-revision", self.revision)
-        if reply.headers.get("content-type", "").startswith("application/octet-stream"):
+        if reply.headers.get("content-type", "").startswith(
+            ("application/octet-stream", "text/plain")
+        ):
             return Answer(reply.status, {"value": reply.body}, reply.headers)
         return Answer(reply.status, json.loads(reply.body), reply.headers)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -106,6 +107,27 @@ async def test_duty_that_failed_is_given_up_and_taken_again(
         await lab.service("red")
         await placed(lab, "red")
     assert engine.asked > 1
+
+
+async def test_duty_goes_to_others_while_this_manager_cannot_write_and_is_taken_again(
+    lab: ControlLab, stores: StoreLab
+) -> None:
+    able = True
+    duties = replace(duties_of(lab, stores.engine), is_able=lambda: able)
+
+    async def held(by: str | None) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while (await stores.engine.holders()).get("placement") != by:  # noqa: ASYNC110  # polled
+                await asyncio.sleep(0.01)
+
+    async with running(asyncio.create_task(duties.run())):
+        await held("m1")
+        able = False
+        await held(None)
+        other = await stores.engine.campaign("placement", "m2", 5.0)
+        able = True
+        await other.resign()
+        await held("m1")
 
 
 async def test_sign_of_life_stands_while_the_manager_runs(

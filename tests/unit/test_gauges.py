@@ -1,0 +1,197 @@
+"""Metrics of a manager: what is counted, what is read off its state, and that no name is in it."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.duties import ALIVE_PREFIX, DUTY
+from cluster.engine.measured import MeasuredEngine
+from cluster.gauges import STATES, Gauges, Receipts, state_gauges
+from cluster.lifecycle import State
+from cluster.metrics import Gauge, Metrics
+from cluster.protocol.errors import NoQuorum
+from cluster.protocol.ids import ManagerId, SecretId, ServiceId, VersionNumber
+from cluster.store.records import NodeState, ReceiptRecord, receipt_id
+from cluster.system import Clock
+from cluster.writability import Writability
+from tests.support.stores import StoreLab, sqlite_lab
+from tests.unit.control.lab import MANAGER, ControlLab
+
+
+class MetricsLab:
+    """A manager's store with an engine that is measured, and its metrics."""
+
+    def __init__(self, control: ControlLab, metrics: Metrics, clock: Clock) -> None:
+        self.control = control
+        self.metrics = metrics
+        self.presence = Presence()
+        store = control.store
+        writability = Writability(store.engine, store, ManagerId(MANAGER), clock, control.entropy)
+        receipts = Receipts(store, ManagerId(MANAGER), metrics)
+        receipts.follow()
+        self.gauges = Gauges(
+            store,
+            store.engine,
+            self.presence,  # type: ignore[arg-type]  # a port: who is connected
+            control.refusals,
+            writability,
+            receipts,
+            clock,
+            lambda: clock.now().timestamp() + 86_400.0,
+            lambda: 7,
+        )
+
+    async def read(self) -> dict[str, float]:
+        """Return every sample, as a scraper reads it: `name` or `name{label,...}`."""
+        text = self.metrics.render(await self.gauges.read()).decode()
+        return {
+            sample.name
+            + ("{" + ",".join(sample.labels.values()) + "}" if sample.labels else ""): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    async def receipt(self, node: str, *, acked: float | None = None, by: str = MANAGER) -> None:
+        """Record a delivery, or its acknowledgement."""
+        ids = SecretId("s"), VersionNumber(1), node, ServiceId("v")
+        await self.control.write(
+            ReceiptRecord(
+                id=receipt_id(*ids),  # type: ignore[arg-type]  # a plain id
+                secret_id=ids[0], version=ids[1], node_id=node, service_id=ids[3],  # type: ignore[arg-type]  # a plain id
+                issued_at=self.control.clock.now().timestamp() if acked is None else acked - 0.2,
+                issued_by=ManagerId(by), acked_at=acked, secret_name="canary-7f3a",
+            )
+        )  # fmt: skip
+
+
+class Presence:
+    """A port: sessions are tested with the dispatcher."""
+
+    manager_id = ManagerId(MANAGER)
+
+    def connected(self) -> int:
+        return 3
+
+
+@pytest.fixture
+async def stores(tmp_path: Path, seed: int) -> AsyncIterator[StoreLab]:
+    async with sqlite_lab(tmp_path, seed) as lab:
+        yield lab
+
+
+@pytest.fixture
+async def lab(stores: StoreLab) -> MetricsLab:
+    metrics = Metrics()
+    engine = MeasuredEngine(stores.engine, metrics, stores.clock)
+    control = ControlLab(stores, await stores.open("m1", engine=engine))
+    await control.initialise()
+    return MetricsLab(control, metrics, stores.clock)
+
+
+async def test_readings_follow_the_state(lab: MetricsLab) -> None:
+    await lab.control.secret("db")
+    node_id = await lab.control.join("n1")
+    gone = await lab.control.join("n2", ready=False)
+    found = await lab.read()
+    assert (found["strongroom_secrets"], found["strongroom_sessions"]) == (1, 3)
+    assert found["strongroom_nodes{ready}"] == 1
+    assert found["strongroom_nodes{unknown}"] == 1
+    await lab.control.state(gone, NodeState.DOWN)
+    await lab.control.state(node_id, NodeState.DOWN)
+    found = await lab.read()
+    assert found["strongroom_nodes{down}"] == 2
+    assert found["strongroom_engine_up"] == 1
+    assert found["strongroom_engine_has_leader"] == 1
+    assert found["strongroom_certificate_seconds_left{manager}"] == 86_400.0
+    assert "strongroom_certificate_seconds_left{node}" not in found
+
+
+async def test_receipts_are_behind_until_they_are_acknowledged_or_the_node_is_evicted(
+    lab: MetricsLab,
+) -> None:
+    node_id = await lab.control.join("n1")
+    other = await lab.control.join("n2")
+    await lab.receipt(node_id)
+    await lab.receipt(other, by="m2")
+    lab.control.clock.advance(5.0)
+    found = await lab.read()
+    assert found["strongroom_receipts_unacknowledged"] == 2
+    assert found["strongroom_nodes_behind"] == 2
+    assert found["strongroom_receipt_oldest_seconds"] == 5.0
+    assert found["strongroom_deliveries_total"] == 1
+    await lab.receipt(node_id, acked=lab.control.clock.now().timestamp())
+    await lab.control.nodes.remove(lab.control.context(), "n2")
+    found = await lab.read()
+    assert found["strongroom_receipts_unacknowledged"] == 0
+    assert found["strongroom_nodes_behind"] == 0
+    assert found["strongroom_delivery_seconds_count"] == 1
+
+
+async def test_receipts_that_were_there_before_are_behind_as_well(lab: MetricsLab) -> None:
+    await lab.receipt(await lab.control.join("n1"))
+    fresh = MetricsLab(lab.control, Metrics(), lab.control.clock)
+    assert (await fresh.read())["strongroom_receipts_unacknowledged"] == 1
+
+
+async def test_engine_is_counted_by_outcome(lab: MetricsLab) -> None:
+    before = await lab.read()
+    await lab.control.store.barrier()
+    await lab.control.secret("db")
+    found = await lab.read()
+    for name in (
+        "strongroom_engine_transaction_seconds_count{committed}",
+        "strongroom_engine_barrier_seconds_count{done}",
+    ):
+        assert found[name] > before.get(name, 0.0), name
+
+
+async def test_who_holds_the_duty_is_told_and_counts_the_audit(lab: MetricsLab) -> None:
+    engine = lab.control.store.engine
+    found = await lab.read()
+    assert (found["strongroom_duty_holder"], found["strongroom_duty_held"]) == (0, 0)
+    assert "strongroom_audit_links" not in found
+    assert found["strongroom_managers{down}"] == 1
+    await engine.campaign(DUTY, MANAGER, 60.0)
+    await engine.campaign(f"{ALIVE_PREFIX}{MANAGER}", MANAGER, 60.0)
+    found = await lab.read()
+    assert (found["strongroom_duty_holder"], found["strongroom_audit_links"]) == (1, 7)
+    assert (found["strongroom_managers{ready}"], found["strongroom_managers{down}"]) == (1, 0)
+
+
+async def test_engine_that_does_not_answer_leaves_the_rest_readable(lab: MetricsLab) -> None:
+    class Silent:
+        """A port without a quorum."""
+
+        async def status(self) -> Any:  # noqa: ANN401  # it returns nothing
+            raise NoQuorum
+
+    lab.gauges.engine = Silent()  # type: ignore[assignment]  # a port
+    found = await lab.read()
+    assert found["strongroom_engine_up"] == 0
+    assert found["strongroom_sessions"] == 3
+    assert "strongroom_engine_has_leader" not in found
+
+
+@pytest.mark.threat("T-18")
+async def test_no_name_and_no_value_is_in_the_metrics(lab: MetricsLab) -> None:
+    """With one of everything that has a name; the counts show that the canaries are there."""
+    await lab.control.secret("canary-7f3a-secret", b"canary-7f3a-value")
+    await lab.control.service("canary-7f3a-service", "canary-7f3a-secret")
+    await lab.receipt(await lab.control.join("canary-7f3a-node"))
+    lab.metrics.request("api", "GET", "/v1/secrets/{name}", 200, 0.1)
+    lab.metrics.request("api", "canary-7f3a-method", "", 404, 0.1)
+    text = lab.metrics.render(await lab.gauges.read()).decode()
+    assert re.search(r"^strongroom_secrets 1\.0$", text, re.MULTILINE)
+    assert re.search(r"^strongroom_receipts_unacknowledged 1\.0$", text, re.MULTILINE)
+    assert "canary" not in text.lower()
+
+
+def test_state_is_one_of_those_a_manager_has() -> None:
+    assert set(STATES) == {state.value for state in State}
+    state, ready = state_gauges("locked", ready=False)
+    assert {name for name, value in state.values.items() if value} == {"locked"}
+    assert ready == Gauge("strongroom_ready", ready.help, {"": 0.0})
