@@ -55,6 +55,18 @@ faults: venv tools ## Run a cluster under faults and judge it (MINUTES=60 SEED=7
 faults-mutants: venv tools ## Plant bugs and show that the fault runs find each (ARGS="NAME ...")
 	@tools/keep_ownership.sh $(PY) -m tests.faults.mutants $(ARGS)
 
+SECONDS_EACH ?= 20
+
+.PHONY: fuzz
+fuzz: venv tools ## Fuzz every decoder, guided by branches taken (SECONDS_EACH=60 ARGS="csr old-leaf")
+	@tools/keep_ownership.sh tools/setup_fuzz.sh
+	@tools/keep_ownership.sh build/fuzz-venv/bin/python -m tests.fuzz --seconds $(SECONDS_EACH) $(ARGS)
+
+.PHONY: fuzz-api
+fuzz-api: venv tools ## Fuzz the API of a real manager from its own description (ARGS="--examples 50")
+	@tools/keep_ownership.sh tools/setup_fuzz.sh
+	@tools/keep_ownership.sh build/fuzz-venv/bin/python -m tests.fuzz.api $(ARGS)
+
 .PHONY: coverage
 coverage: venv tools ## Run the tests of `make test` and show which branches they miss
 	@tools/keep_ownership.sh $(PY) -m coverage run -m pytest -m "not slow" $(ARGS)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Write requirements.lock (runtime) and requirements-dev.lock: pinned, hashed, for every platform, naming no index.
+# Write requirements.lock (runtime), requirements-dev.lock and requirements-fuzz.lock: pinned, hashed,
+# for every platform, naming no index.
 set -euo pipefail
 
 command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 1; }
@@ -7,3 +8,4 @@ compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-has
     --no-emit-index-url --no-emit-find-links --no-annotate --no-header)
 "${compile[@]}" "$@" pyproject.toml -o requirements.lock
 "${compile[@]}" "$@" pyproject.toml --group dev -o requirements-dev.lock
+"${compile[@]}" "$@" pyproject.toml --group fuzz --constraint requirements-dev.lock -o requirements-fuzz.lock

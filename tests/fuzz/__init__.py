@@ -1,0 +1,1 @@
+"""Fuzzing: what every decoder may raise, and what it may say."""
