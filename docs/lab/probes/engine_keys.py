@@ -18,7 +18,7 @@ from cluster.engine.etcd_channel import CAMPAIGN, DATA, RANGE, REQUEST, EtcdChan
 _TIMEOUT_S = 10.0
 _FIXED = b"strongroom/keyring"
 _GROUP = 16
-_SHOWN_GROUPS = 12
+_SHOWN_GROUPS = 40
 Stored = list[tuple[bytes, bytes]]
 
 
