@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from agent import linux
-from agent.checks import Strength
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import PermissionDenied
 
 _CREDENTIALS = struct.Struct("3i")

@@ -7,7 +7,7 @@ container may forbid part of it, and `doctor` and `status` show what is weak. St
 import resource
 
 from agent import linux
-from agent.checks import Check, Strength
+from cluster.protocol.checks import Check, Strength
 
 
 def harden_process() -> tuple[Check, ...]:

@@ -46,7 +46,7 @@ from cluster.protocol.wire import (
 from cluster.system import Clock, Entropy
 
 if TYPE_CHECKING:
-    from agent.checks import Check
+    from cluster.protocol.checks import Check
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,8 @@ import stat
 from dataclasses import dataclass
 
 from agent import linux
-from agent.checks import Check, Strength, weakest
 from agent.linux import MountEntry
+from cluster.protocol.checks import Check, Strength, weakest
 
 
 @dataclass(frozen=True, slots=True)

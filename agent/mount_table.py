@@ -19,12 +19,12 @@ from agent import linux
 from agent.assignments import Action, Mount, Publish, Remove, plan, version_key
 from agent.certificate_files import StagedCertificates, read_certificate, wipe
 from agent.certificates import CertificateFiles
-from agent.checks import Strength
 from agent.config import AgentConfig
 from agent.mounts import MountKind, ServiceMount, attached_services
 from agent.service_set import publish_set, read_manifest
 from agent.values_at_hand import ValuesAtHand
 from cluster.pki.node_envelope import NodeKeys, SealedValue
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import ClusterError, MountRefused
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.wire import FileSpec, ServiceAssignment, ServiceResult, VersionKey

@@ -21,9 +21,9 @@ from pathlib import Path
 import structlog
 
 from agent import linux
-from agent.checks import Strength
 from agent.generations import Generations, PlainFile
 from agent.mount_proof import MountProof, prove
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import (
     AlreadyExists,
     InvalidReference,

@@ -17,7 +17,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from cluster.api import error_map, routes_admin, routes_audit, routes_metrics
+from cluster.api import error_map, routes_admin, routes_audit, routes_doctor, routes_metrics
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
 from cluster.config import Config
@@ -102,6 +102,7 @@ def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
     app = FastAPI(title="Strongroom admin socket", docs_url=None, redoc_url=None)
     error_map.install(app)
     app.include_router(routes_admin.routes(life))
+    app.include_router(routes_doctor.routes(lambda: life.serving().member_checks()))
     app.include_router(routes_audit.archive_routes(lambda: life.serving().archives))
     return _plain(app), bind_admin(life.config.admin_socket)
 

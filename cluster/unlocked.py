@@ -41,6 +41,7 @@ from cluster.control.audit_archives import AuditArchives
 from cluster.control.issuing import trust_bundle
 from cluster.control.policy import Role
 from cluster.departures import Departures
+from cluster.doctor.members import MemberChecks
 from cluster.duties import Duties
 from cluster.engine_start import StartedEngine
 from cluster.gauges import Gauges, Receipts, state_gauges
@@ -179,6 +180,10 @@ class UnlockedManager:
             while not (api.started and join.started):  # noqa: ASYNC110  # uvicorn tells by a flag
                 await asyncio.sleep(START_LOOK_S)
             on_serving()
+
+    def member_checks(self) -> MemberChecks:
+        """Return what `strongroom doctor` asks for."""
+        return MemberChecks(self.store.view, self.contents.trust_domain, self.clock)
 
     @property
     def _exports(self) -> Path:

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agent import linux, seccomp
-from agent.checks import Check, Strength, weakest
 from agent.cli.exit_codes import FAILED, OK
 from agent.mount_proof import prove
+from cluster.protocol.checks import Check, Strength, either, weakest
 
 _OLDEST_KERNEL = (5, 12)
 
@@ -48,20 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if weakest(checks) is Strength.INSECURE else OK
 
 
-def _either(name: str, *, good: bool, yes: str, no: str, otherwise: Strength) -> Check:
-    return Check(name, Strength.SECURE, yes) if good else Check(name, otherwise, no)
-
-
 def _kernel() -> Check:
     release = os.uname().release
     numbers = release.split("-")[0].split(".")[:2]
     good = tuple(int(number) for number in numbers) >= _OLDEST_KERNEL
     no = f"Linux {release}; kernel mounts and exec need 5.12, given volumes work"
-    return _either("kernel", good=good, yes=f"Linux {release}", no=no, otherwise=Strength.WEAK)
+    return either("kernel", good=good, yes=f"Linux {release}", no=no, otherwise=Strength.WEAK)
 
 
 def _capabilities() -> Check:
-    return _either(
+    return either(
         "capabilities",
         good=linux.has_capability(linux.CAP_SYS_ADMIN),
         yes="may mount: kernel mounts and exec work",
@@ -86,14 +82,14 @@ def _noswap() -> Check:
 def _swap() -> Check:
     swaps = ", ".join(linux.active_swaps())
     no = f"active on {swaps}; memory that is not locked can reach it"
-    return _either("swap", good=not swaps, yes="none", no=no, otherwise=Strength.WEAK)
+    return either("swap", good=not swaps, yes="none", no=no, otherwise=Strength.WEAK)
 
 
 def _memory_lock() -> Check:
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     good = limit == resource.RLIM_INFINITY or linux.has_capability(linux.CAP_IPC_LOCK)
     no = f"limited to {limit // 1024} KiB; allow CAP_IPC_LOCK or raise LimitMEMLOCK"
-    return _either("memory lock", good=good, yes="permitted", no=no, otherwise=Strength.WEAK)
+    return either("memory lock", good=good, yes="permitted", no=no, otherwise=Strength.WEAK)
 
 
 def _core_dumps() -> Check:
@@ -102,7 +98,7 @@ def _core_dumps() -> Check:
     limit = resource.getrlimit(resource.RLIMIT_CORE)[0]
     no = f"other programs' dumps go to {where} ({pattern}); the agent and exec turn theirs off"
     good = limit == 0 and not pattern.startswith("|")
-    return _either("core dumps", good=good, yes="off", no=no, otherwise=Strength.WEAK)
+    return either("core dumps", good=good, yes="off", no=no, otherwise=Strength.WEAK)
 
 
 def _peer_liveness() -> Check:
@@ -113,7 +109,7 @@ def _peer_liveness() -> Check:
     if pidfd is not None:
         os.close(pidfd)
     no = "SO_PEERPIDFD is missing (Linux 6.5); the socket's path and uid stand alone"
-    return _either(
+    return either(
         "attestation",
         good=pidfd is not None,
         yes="SO_PEERPIDFD proves a living peer",
@@ -126,13 +122,13 @@ def _seccomp() -> Check:
     actions = Path("/proc/sys/kernel/seccomp/actions_avail")
     good = seccomp.is_supported() and actions.exists() and "errno" in actions.read_text()
     no = f"no filter for {os.uname().machine} or none in this kernel; exec goes without"
-    return _either("seccomp", good=good, yes="supported", no=no, otherwise=Strength.WEAK)
+    return either("seccomp", good=good, yes="supported", no=no, otherwise=Strength.WEAK)
 
 
 def _clock() -> Check:
     no = "nothing disciplines it; certificates and leases rest on it: run chrony or timesyncd"
     good = linux.clock_is_synchronised()
-    return _either("clock", good=good, yes="synchronised", no=no, otherwise=Strength.WEAK)
+    return either("clock", good=good, yes="synchronised", no=no, otherwise=Strength.WEAK)
 
 
 def _volume_checks(volume: Path) -> list[Check]:

@@ -13,7 +13,6 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parents[1]
 MODULES = (
     "__init__.py",
-    "checks.py",
     "launch.py",
     "linux.py",
     "local_call.py",
@@ -28,6 +27,8 @@ MODULES = (
     "cli/main.py",
     "cli/workload.py",
 )
+SHARED = ("__init__.py", "protocol/__init__.py", "protocol/checks.py")
+"""Of the package `cluster`: what both programs say alike."""
 
 
 def build(target: Path) -> None:
@@ -37,6 +38,10 @@ def build(target: Path) -> None:
             copy = Path(directory) / "agent" / module
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(_PACKAGE / module, copy)
+        for module in SHARED:
+            copy = Path(directory) / "cluster" / module
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(_PACKAGE.parent / "cluster" / module, copy)
         (Path(directory) / "__main__.py").write_text(
             "import sys\n\nfrom agent.cli.main import main\n\nsys.exit(main())\n"
         )

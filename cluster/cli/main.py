@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "join": ("cluster.cli.join", "add this machine's manager to a cluster"),
     "unlock": ("cluster.cli.unlock", "unlock this machine's manager after a start"),
     "status": ("cluster.cli.status", "managers, leader, agents, and what is unhealthy or weak"),
+    "doctor": ("cluster.cli.doctor", "what this machine's manager can protect, check by check"),
     "secret": ("cluster.cli.secret", "create, rotate, list and remove secrets"),
     "service": ("cluster.cli.service", "say which service gets which secrets, and where"),
     "rollout": ("cluster.cli.rollout", "how changes go out: list, wait, pause, resume, take back"),

@@ -14,10 +14,10 @@ import pytest
 
 import agent.local_call
 from agent.attestation import attested
-from agent.checks import Strength
 from agent.local_call import Refused, call, short_address
 from agent.local_server import MAX_CONNECTIONS
 from agent.workload_socket import ControlServer, WorkloadServer
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import AlreadyExists, PermissionDenied
 from tests.support.mounts import reachable_directory
 from tests.support.node import PYTHON, Held

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent import linux
-from agent.checks import Strength
 from agent.mounts import File, ServiceMount, attached_services
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import (
     AlreadyExists,
     InvalidName,

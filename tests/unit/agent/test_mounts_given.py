@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.checks import Strength
 from agent.mount_proof import prove
 from agent.mounts import File, ServiceMount
+from cluster.protocol.checks import Strength
 from cluster.protocol.errors import InvalidReference, MountRefused
 from cluster.protocol.secret_bytes import SecretBytes
 from tests.support.mounts import (

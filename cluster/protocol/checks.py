@@ -1,6 +1,7 @@
-"""What was checked and how strong it is: the words that proofs, hardening and `doctor` share.
+"""What was checked and how strong it is: the words that proofs, hardening and `doctor` share, on
+nodes and on managers.
 
-Owns no check itself. Standard library only: the command line prints these without the agent's
+Owns no check itself. Standard library only: the agent's command line prints these without its
 dependencies.
 """
 
@@ -32,3 +33,8 @@ class Check:
 def weakest(checks: Iterable[Check]) -> Strength:
     """Return the lowest strength among `checks`; a chain is as strong as that."""
     return max((check.strength for check in checks), key=_ORDER.index, default=Strength.SECURE)
+
+
+def either(name: str, *, good: bool, yes: str, no: str, otherwise: Strength) -> Check:
+    """Return a check that found what it should, or is `otherwise`."""
+    return Check(name, Strength.SECURE, yes) if good else Check(name, otherwise, no)
