@@ -4,6 +4,7 @@ Reads and judges; changes nothing. Source: proc(5), adjtimex(2), core(5).
 """
 
 import ctypes
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from cluster.protocol.checks import Check, Strength, either
 
 _TIME_ERROR: Final = 5
 _CAP_IPC_LOCK: Final = 14
+_CORE: Final = "Max core file size"
 
 
 def machine_checks() -> list[Check]:
@@ -30,13 +32,15 @@ def swap_check(swaps: str) -> Check:
     return either("swap", good=not active, yes="none", no=no, otherwise=Strength.WEAK)
 
 
-def core_dump_check(pattern: str, limit: int) -> Check:
-    """Judge where other programs' dumps go; a manager turns its own off."""
+def core_dump_check(pattern: str, limits: str) -> Check:
+    """Judge where other programs' dumps go, by core_pattern and the limits of a process; a manager
+    turns its own off."""
+    limit = next(line for line in limits.splitlines() if line.startswith(_CORE)).split()[4]
     piped = pattern.startswith("|")
     where = "a program" if piped else "a file"
     return either(
         "core dumps",
-        good=limit == 0 and not piped,
+        good=limit == "0" and not piped,
         yes="off",
         no=f"other programs' dumps go to {where} ({pattern}); the manager turns its own off",
         otherwise=Strength.WEAK,
@@ -49,7 +53,8 @@ def _swap() -> Check:
 
 def _core_dumps() -> Check:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
-    return core_dump_check(pattern, resource.getrlimit(resource.RLIMIT_CORE)[1])
+    # Of the shell: this process has turned its own off.
+    return core_dump_check(pattern, Path(f"/proc/{os.getppid()}/limits").read_text())
 
 
 def _memory_lock() -> Check:
