@@ -80,6 +80,10 @@ test-wheel: venv tools ## Build the wheel and run the unit tests against it, out
 test-fresh: ## Run the README's commands in a minimal Debian root (needs root and mmdebstrap)
 	@tools/keep_ownership.sh tools/test_fresh.sh $(ARGS)
 
+.PHONY: test-containers
+test-containers: venv tools ## Build the images and test the lab in containers, in an engine of its own (needs root)
+	@tools/keep_ownership.sh tools/container_engine.sh $(PY) -m pytest tests/containers $(ARGS)
+
 .PHONY: bench
 bench: venv tools ## Measure; prints a table, writes build/bench/latest.json
 	@tools/keep_ownership.sh $(PY) -m tests.bench.run $(ARGS)

@@ -5,6 +5,7 @@ go to the nodes over volumes in memory, the unlock key to one of its own: neithe
 a command or of a log. Started again it takes up what is missing, and never founds over data.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -22,7 +23,6 @@ ADMIN = Path("/run/managers")
 JOIN = Path("/run/join")
 UNLOCK_KEY = Path("/run/unlock/key")
 CONTEXT = "lab"
-PATIENCE_S = 90.0
 PERIOD_S = 0.5
 COMMAND_TIMEOUT_S = 120.0
 TOKEN_MODE = 0o440
@@ -59,9 +59,9 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def wait_until(check: Callable[[], bool], otherwise: str) -> None:
+def wait_until(check: Callable[[], bool], patience_s: float, otherwise: str) -> None:
     """Wait until `check` holds; raise BootstrapError if it does not."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     while not check():
         if time.monotonic() > end:
             raise BootstrapError(otherwise)
@@ -81,7 +81,7 @@ def state_of(manager: str) -> str:
         return ""
 
 
-def settled_states() -> dict[str, str]:
+def settled_states(patience_s: float) -> dict[str, str]:
     """Return where each manager stands, once all answer and none is on its way."""
     states: dict[str, str] = {}
     for manager in MANAGERS:
@@ -92,6 +92,7 @@ def settled_states() -> dict[str, str]:
 
         wait_until(
             settled,
+            patience_s,
             f"manager {manager} does not answer on its admin socket; nothing was changed. Is it in"
             f" the compose file, and up? See `docker-compose logs {manager}`, then start bootstrap"
             " again",
@@ -147,7 +148,7 @@ def is_ready(node: str) -> bool:
     return known_nodes().get(node) == "ready"
 
 
-def admit_nodes() -> None:
+def admit_nodes(patience_s: float) -> None:
     """Bring each node that is missing a token for itself alone, and wait until all are ready."""
     for node in NODES:
         if node not in known_nodes():
@@ -156,6 +157,7 @@ def admit_nodes() -> None:
     for node, side in NODES.items():
         wait_until(
             partial(is_ready, node),
+            patience_s,
             f"{node} is not ready; see `docker-compose logs {node}`, then start bootstrap again",
         )
         run("strongroom", "node", "update", node, "--label-add", f"side={side}")
@@ -186,15 +188,18 @@ def tell_locked(locked: Sequence[str], empty: Sequence[str]) -> None:
 
 def main() -> int:
     """Do what is missing; return an exit code."""
+    parser = argparse.ArgumentParser(description="Found the lab's cluster, once.")
+    parser.add_argument("--patience", type=float, default=90.0, metavar="SECONDS")
+    patience_s = parser.parse_args().patience
     try:
-        states = settled_states()
+        states = settled_states(patience_s)
         locked = [name for name in MANAGERS if states[name] == "locked"]
         if locked:
             tell_locked(locked, [name for name in MANAGERS if states[name] == "empty"])
             return 0
         found(states)
         join_managers(states)
-        admit_nodes()
+        admit_nodes(patience_s)
     except (BootstrapError, OSError, subprocess.TimeoutExpired) as error:
         sys.stderr.write(f"bootstrap: {error}\n")
         return 1

@@ -60,7 +60,7 @@ class ContainerShell(Shell):
                 if "--admin-socket" in rest:
                     at = rest.index("--admin-socket")
                     where = Path(rest[at + 1]).parent.name
-                    rest = rest[:at] + rest[at + 2 :]
+                    rest[at + 1] = "/run/strongroom/admin.sock"
                 typed = ["-" if self._is_private(word) else word for word in rest]
                 return (*EXEC, where, "strongroom", *typed), source
             case ("python", "/app/twitter.py", _, *rest):
@@ -127,9 +127,11 @@ class ContainerLab(Lab):
         return [*EXEC, "third-party", *API, verb, CONSOLE, *told]
 
     def control(self, *words: str) -> Done:
-        """Return what a command does in a container with every right, and red's volume."""
+        """Return what root does in a container with red's volume and with the right to mount."""
         volume = "type=volume,source=strongroom_red-secrets,target=/run/secrets,readonly"
-        rights = ("--privileged", "--user", "0", "--network", "none", "--mount", volume)
+        rights = ["--cap-add", "SYS_ADMIN", "--security-opt", "seccomp=unconfined"]
+        rights += ["--security-opt", "apparmor=unconfined", "--user", "0", "--network", "none"]
+        rights += ["--mount", volume]
         return self.shell.attempt("docker", "run", "--rm", *rights, "strongroom-app", *words)
 
 

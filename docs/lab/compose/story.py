@@ -9,7 +9,6 @@ because one manager that restarts finds its key on a volume while another holds 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from docs.lab.compose.containers import SERVICES as CONTAINERS
 from docs.lab.compose.driver import EXEC, ContainerLab, save_unlock_key
@@ -108,9 +107,9 @@ def attack(lab: ContainerLab) -> None:
     _control(lab, "red reads it", _as(lab, RED, "file", own).stdout)
     _try(lab, "a writable mount", "remount", "/run/secrets")
     told = lab.control(*_ATTACKER, "remount", "/run/secrets").stdout
-    _control(lab, "a container with every right gets it", told)
+    _control(lab, "a container that may mount gets it", told)
     _try(lab, "namespaces of its own", "namespace")
-    _control(lab, "with every right they are made", lab.control(*_ATTACKER, "namespace").stdout)
+    _control(lab, "with that right they are made", lab.control(*_ATTACKER, "namespace").stdout)
     _try(
         lab,
         "blue's secret over red's socket",
@@ -138,17 +137,15 @@ def _control(lab: ContainerLab, claim: str, told: str) -> None:
 
 
 def search(lab: ContainerLab) -> None:
-    """Search what the engine has on disk: named volumes, logs, and what containers wrote."""
+    """Search what the engine has on disk: named volumes, logs, and what it knows of containers."""
     values = [lab.value_file(service.secret) for service in SERVICES]
     values.append(lab.layout.unlock_key)
-    upper = [
-        Path(lab.engine.inspect(name)["GraphDriver"]["Data"]["UpperDir"]) for name in CONTAINERS
+    open_roots = [
+        n for n in CONTAINERS if not lab.engine.inspect(n)["HostConfig"]["ReadonlyRootfs"]
     ]
-    root = lab.layout.state
-    directories = [root / "volumes", root / "containers"]
-    directories += [root / "overlay2" / path.parent.name for path in upper]
-    for number, directory in enumerate(directories):
-        disk.search_disks(lab, values, directory, control=number == 0)
+    lab.narrator.observe("containers that can write elsewhere", seen=open_roots, expected=[])
+    disk.search_disks(lab, values, lab.layout.state / "volumes")
+    disk.search_disks(lab, values, lab.layout.state / "containers", control=False)
 
 
 def come_back(lab: ContainerLab) -> None:

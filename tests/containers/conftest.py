@@ -1,0 +1,35 @@
+"""The lab in containers, brought up once: `make test-containers` starts an engine for it.
+
+Elsewhere nothing here is collected: an engine is not a thing that a test starts by the way.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs.lab.compose.driver import ContainerLab, make_lab
+from docs.lab.compose.story import play
+from docs.lab.narrator import Narrator
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ENGINE_ROOT = os.environ.get("STRONGROOM_ENGINE_ROOT", "")
+
+collect_ignore_glob = [] if ENGINE_ROOT else ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[ContainerLab]:
+    """Return the lab after its story: every part runs, three secrets are in place."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as runtime:
+        disk = Path(ENGINE_ROOT) / "var" / "lib" / "docker"
+        made = make_lab(REPOSITORY, disk, Path(runtime), Narrator())
+        made.engine.run("docker-compose", "build", "--quiet")
+        try:
+            play(made)
+            made.narrator.summary()
+            yield made
+        finally:
+            made.processes.stop_all()
