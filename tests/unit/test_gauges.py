@@ -176,7 +176,7 @@ async def test_engine_that_does_not_answer_leaves_the_rest_readable(lab: Metrics
     assert "strongroom_engine_has_leader" not in found
 
 
-@pytest.mark.threat("T-18")
+@pytest.mark.threat("T-45")
 async def test_no_name_and_no_value_is_in_the_metrics(lab: MetricsLab) -> None:
     """With one of everything that has a name; the counts show that the canaries are there."""
     await lab.control.secret("canary-7f3a-secret", b"canary-7f3a-value")
