@@ -1,8 +1,10 @@
 """The agent's configuration: one frozen value from flags and an optional TOML file.
 
-Nothing else reads files of settings, and nothing reads the environment. Flags win over the file.
+Nothing else reads files of settings, or what the supervisor says in the environment; settings never
+come from there. Flags win over the file.
 """
 
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import msgspec
 
 from agent.mounts import MountKind
 from cluster.protocol.errors import InvalidRequest
+from cluster.protocol.supervisor import Supervisor
 
 DEFAULT_DATA_DIRECTORY = Path("/var/lib/strongroom-agent")
 DEFAULT_RUN_DIRECTORY = Path("/run/strongroom-agent")
@@ -70,6 +73,11 @@ class Overrides:
     given_root: Path | None = None
     socket_root: Path | None = None
     managers: tuple[str, ...] | None = None
+
+
+def supervisor() -> Supervisor:
+    """Return who started this process and wants to hear of it; once, at the start."""
+    return Supervisor.of(os.environ)
 
 
 def load(overrides: Overrides, file: Path | None = None) -> AgentConfig:

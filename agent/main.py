@@ -82,6 +82,13 @@ class Agent:
         self._last_error = ""
         self._sockets: dict[str, tuple[int, int]] = {}
         """Which services have a workload socket, and whose it is."""
+        self._serves = False
+
+    def state(self) -> str:
+        """Return how it stands, in a line for its supervisor; empty before it serves."""
+        if not self._serves or self._session.is_synced:
+            return "in session with a manager" if self._serves else ""
+        return self._last_error or "looking for a manager; what is mounted stays"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then leave the mounts in place.
@@ -141,6 +148,7 @@ class Agent:
             suites = [key.suite for key in self._envelope_keys.public_keys()]
             log.info("agent.started", node_id=self._links.identity.id.subject, envelope=suites)
             self._links.open()
+            self._serves = True
             while not stop.is_set():
                 await self._turn()
         finally:

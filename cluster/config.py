@@ -1,9 +1,11 @@
 """A manager's configuration: one frozen value, from a TOML file and overridden by flags.
 
-Nothing else in the package reads a configuration file, and nothing reads the environment.
+Nothing else in the package reads a configuration file, or what the supervisor says in the
+environment; settings never come from there.
 Reference: docs/reference/config.md.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,6 +16,7 @@ from typing import Final
 
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.ids import check_name
+from cluster.protocol.supervisor import Supervisor
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/strongroom")
 DEFAULT_RUN_DIR: Final = Path("/run/strongroom")
@@ -117,6 +120,11 @@ _LONGEST_HOOK_S: Final = 600
 _METRICS_PORT: Final = 7446
 _MOST_DAYS: Final = 36_500
 _NAMES: Final = frozenset(field.name for field in fields(Config))
+
+
+def supervisor() -> Supervisor:
+    """Return who started this process and wants to hear of it; once, at the start."""
+    return Supervisor.of(os.environ)
 
 
 def host_names(host: str) -> tuple[tuple[str, ...], tuple[IPv4Address | IPv6Address, ...]]:

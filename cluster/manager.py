@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from cluster.api import error_map, routes_admin, routes_audit, routes_doctor, routes_metrics
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
-from cluster.config import Config
+from cluster.config import Config, supervisor
 from cluster.gauges import state_gauges
 from cluster.hardening import harden
 from cluster.lifecycle import Lifecycle, State
@@ -54,10 +54,15 @@ async def _run(config: Config) -> int:
     serving = asyncio.create_task(listener.serve(sockets=[bound]), name="admin")
     measured = _local_metrics(life)
     log.info("manager.started", state=life.state.value, name=config.name)
+    telling = asyncio.create_task(
+        supervisor().run(lambda: _told(life) if listener.started else ""), name="supervisor"
+    )
     try:
         await _unlock_by_provider(life)
         await _first(stop.wait(), life.failed.wait(), serving)
     finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
         await life.stop()
         listener.should_exit = True
         if measured is not None:
@@ -67,6 +72,16 @@ async def _run(config: Config) -> int:
             await serving
         config.admin_socket.unlink(missing_ok=True)
     return 1 if life.failed.is_set() else 0
+
+
+def _told(life: Lifecycle) -> str:
+    """Return how the manager stands, in a line for its supervisor."""
+    ready, reason = life.health()
+    if life.state is State.LOCKED:
+        return "locked; run `strongroom unlock` as root"
+    if life.state is State.SERVING:
+        return "serving" if ready else f"serving, but not ready: {reason}"
+    return life.state.value
 
 
 async def _first(*waits: Coroutine[Any, Any, object] | asyncio.Task[None]) -> None:

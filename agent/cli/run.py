@@ -9,6 +9,7 @@ from agent.cli.exit_codes import OK, USAGE, fail
 
 if TYPE_CHECKING:
     from agent.main import Agent
+    from cluster.protocol.supervisor import Supervisor
 
 _Error = TypeVar("_Error", bound=Exception)
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import structlog
 
-    from agent.config import Overrides, load
+    from agent.config import Overrides, load, supervisor
     from agent.hardening import harden_process
     from agent.main import Agent
     from agent.mounts import MountKind
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         return fail(error.message, USAGE)
     code = OK
     try:
-        asyncio.run(_until_signalled(agent))
+        asyncio.run(_until_signalled(agent, supervisor()))
     except* ClusterError as group:
         code = fail(_first(group, ClusterError).message)
     except* OSError as group:
@@ -88,11 +89,16 @@ def _first(group: BaseExceptionGroup[_Error], kind: type[_Error]) -> _Error:
     return found
 
 
-async def _until_signalled(agent: "Agent") -> None:
+async def _until_signalled(agent: "Agent", supervisor: "Supervisor") -> None:
     import asyncio
     import signal
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await agent.run(stop)
+    telling = asyncio.create_task(supervisor.run(agent.state), name="supervisor")
+    try:
+        await agent.run(stop)
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
