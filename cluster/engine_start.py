@@ -25,6 +25,7 @@ from cluster.engine.etcd_member import (
 from cluster.engine.etcd_peers import fetch_voters
 from cluster.engine.seam import Engine
 from cluster.engine.sqlite import SqliteEngine
+from cluster.engine.sqlite_file import tombstone_of
 from cluster.pki.ca import Authority, issue_engine_certificate
 from cluster.seal.unlock import SealFileContents
 from cluster.system import Clock, Entropy
@@ -92,13 +93,20 @@ def has_engine_log(config: Config) -> bool:
     A member that was killed before it wrote its log belongs to no cluster yet: started as it is, it
     would make one of its own.
     """
+    return engine_kind(config) == "sqlite" or has_member_log(config)
+
+
+def has_member_log(config: Config) -> bool:
+    """Return whether an etcd member began to remember something here."""
     log_dir = config.engine_dir / MEMBER_DIR / "member" / "wal"
-    return (config.engine_dir / SQLITE_FILE).exists() or any(log_dir.glob("*.wal"))
+    return any(log_dir.glob("*.wal"))
 
 
 def engine_kind(config: Config) -> EngineKind:
-    """Return the kind of engine whose data lie here."""
-    return "sqlite" if (config.engine_dir / SQLITE_FILE).exists() else "etcd"
+    """Return the kind of engine that this manager runs on: what a migration left of SQLite, once it
+    is complete, is not its engine any more."""
+    path = config.engine_dir / SQLITE_FILE
+    return "sqlite" if path.exists() and tombstone_of(path) is None else "etcd"
 
 
 async def start_engine(

@@ -3,6 +3,7 @@
     empty --init--> serving          a new cluster
     empty --join--> serving          a further manager
     locked --unlock--> starting --quorum--> serving          every restart
+    serving --migrate--> migrating --> serving               on another engine, or as before
 
 A locked manager has no root key, no engine and no listener but its admin socket. What an unlocked
 one runs is `cluster.unlocked`'s business; the process around it is `cluster.manager`'s. Source:
@@ -11,51 +12,63 @@ DESIGN 4 and 5, ADR 0010.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from cluster.api.routes_admin import InitRequest, JoinRequest, RenewRequest, Step, UnlockRequest
+from cluster.api.routes_admin import (
+    InitRequest,
+    JoinRequest,
+    MigrateRequest,
+    RenewRequest,
+    Step,
+    UnlockRequest,
+)
 from cluster.config import Config
 from cluster.data_directory import DataDirectory
 from cluster.engine.measured import MeasuredEngine
 from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
-    EngineKind,
     StartedEngine,
     engine_kind,
     start_engine,
 )
-from cluster.founding import Founder
+from cluster.failure_text import cluster_error, described
+from cluster.founded_store import found_store
 from cluster.joining import Joiner
+from cluster.keyring_wait import wait_for_keyring
 from cluster.metrics import Metrics
+from cluster.migrating import (
+    Migration,
+    check_followed,
+    follow,
+    migrated,
+    require_migratable,
+    settle_import,
+)
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
     AlreadyExists,
-    ClusterError,
     Conflict,
     IntegrityError,
     InvalidRequest,
     Locked,
-    NoQuorum,
     PermissionDenied,
     Unavailable,
 )
 from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
-from cluster.seal.keyring import Keyring
 from cluster.seal.unlock import (
     SealFileContents,
     SealKey,
     UnlockKey,
-    create_seal_file,
     open_seal_file,
     rewrite_seal_file,
 )
 from cluster.sockets import bind_tcp
-from cluster.store.sealed_store import SealedStore, bootstrap_store, load_wrapped_keyring
+from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
 from cluster.system import Clock, Entropy
 from cluster.unlocked import UnlockedManager
@@ -76,6 +89,7 @@ class State(StrEnum):
     LOCKED = "locked"
     STARTING = "starting"
     SERVING = "serving"
+    MIGRATING = "migrating"
     FAILED = "failed"
 
 
@@ -97,6 +111,7 @@ class Lifecycle:
         self._unlocked: UnlockedManager | None = None
         self._started: StartedEngine | None = None
         self._running: asyncio.Task[None] | None = None
+        self._migrating: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._faults: list[IntegrityFault] = []
         self._sockets = bind_tcp(config.api_listen), bind_tcp(config.join_listen)
@@ -115,35 +130,10 @@ class Lifecycle:
             raise InvalidRequest("the engine is sqlite or etcd")
         async with self._moving:
             self._require_empty()
-            founding = Founder(self.config, self.clock, self.entropy).found(
-                request.trust_domain,
-                unlock_key,
-                request.operator,
-                request.csr,
-                node_ttl_s=request.node_ttl_s,
-                service_ttl_s=request.service_ttl_s,
-            )
-            kind: EngineKind = "etcd" if request.engine == "etcd" else "sqlite"
-            await asyncio.to_thread(self._directory.begin_founding)
-            started = await start_engine(
-                self.config, kind, founding.contents, self.clock, self.entropy
-            )
-            try:
-                wrapped = founding.keyring.wrap(founding.contents.root_key, self.entropy)
-                await bootstrap_store(
-                    started.engine, founding.keyring, wrapped, founding.records, self.entropy
-                )
-                seal_key = await asyncio.to_thread(
-                    create_seal_file,
-                    self.config.seal_file, unlock_key, founding.contents, self.entropy,
-                )  # fmt: skip
-            except BaseException:
-                await started.stop()
-                raise
-            self._directory.end_founding()
-            self._begin(founding.contents, seal_key, started)
+            founded = await found_store(self.config, request, unlock_key, self.clock, self.entropy)
+            self._begin(founded.founding.contents, founded.seal_key, founded.started)
             await self._until_serving()
-        return founding.reply
+        return founded.founding.reply
 
     async def join(self, request: JoinRequest) -> AsyncIterator[Step]:
         """Join this manager to a cluster, step by step; a repeated call goes on where it
@@ -180,13 +170,59 @@ class Lifecycle:
         said = ""
         while not self._serving.is_set():
             if self._running is None or self._running.done():
-                raise self._why_not_serving()
+                raise cluster_error(self._failure)
             if self._step != said:
                 said = self._step
                 yield Step(said)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._serving.wait(), QUORUM_LOOK_S)
         yield Step(done=True)
+
+    async def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
+        """Move the store to etcd and serve from there, or on from here if that fails. Goes on when
+        the caller goes away."""
+        if request.to != "etcd":
+            raise InvalidRequest("a store is migrated to etcd")
+        if self._migrating is not None and not self._migrating.done():
+            raise Conflict("a migration is under way; wait for it")
+        said: asyncio.Queue[str] = asyncio.Queue()
+        self._migrating = asyncio.create_task(self._migrate(said.put_nowait), name="migration")
+        async for word in follow(self._migrating, said):
+            yield Step(word)
+        yield Step(done=True)
+
+    async def _migrate(self, tell: Callable[[str], None]) -> None:
+        async with self._moving:
+            serving = self.serving()
+            source = await require_migratable(self.config, serving.started)
+            if self._faults:
+                raise IntegrityError("the store is not intact; see docs/how-to/integrity.md")
+            contents, seal_key = serving.present_contents, serving.seal_key
+            tell("stopping what is served")
+            await self._pause()
+            migration = Migration(self.config, contents, source, self.clock, self.entropy)
+            self._started = None  # from here on `migrated` ends the engines if it is cancelled
+            try:
+                started, failure = await migrated(migration, serving.started, tell)
+                self._sockets = bind_tcp(self.config.api_listen), bind_tcp(self.config.join_listen)
+            except BaseException:
+                self.state = State.FAILED
+                self.failed.set()
+                raise
+            self._begin(contents, seal_key, started)
+            tell("opening the store")
+            await self._until_serving()
+            if failure is not None:
+                raise failure
+
+    async def _pause(self) -> None:
+        """Stop what is served; the engine goes on, and `_begin` serves again."""
+        self.state = State.MIGRATING
+        self._serving.clear()
+        self._unlocked = None
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
 
     async def status(self) -> dict[str, object]:
         """Return what this manager knows of itself, and of the cluster if it serves."""
@@ -258,6 +294,7 @@ class Lifecycle:
             self._directory.end_founding()  # it may have been cut short after the seal file
             require_joined(self.config, contents)
             self._step = "starting the engine"
+            await asyncio.to_thread(settle_import, self.config)
             kind = engine_kind(self.config)
             started = await start_engine(self.config, kind, contents, self.clock, self.entropy)
             if contents.pending:
@@ -286,7 +323,8 @@ class Lifecycle:
     async def _serve_store(
         self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
     ) -> None:
-        keyring = await self._keyring(contents, started)
+        keyring = await wait_for_keyring(started, contents.root_key, self._tell)
+        await check_followed(self.config, started)
         self._step = "reading the store"
         store = await SealedStore.open(
             MeasuredEngine(started.engine, self.metrics, self.clock),
@@ -311,42 +349,14 @@ class Lifecycle:
         finally:
             await store.close()
 
-    async def _keyring(self, contents: SealFileContents, started: StartedEngine) -> Keyring:
-        """Return the keyring as soon as a quorum can be read."""
-        telling = asyncio.create_task(self._tell_waiting(started), name="waiting")
-        try:
-            while True:
-                try:
-                    wrapped = await load_wrapped_keyring(started.engine)
-                    break
-                except (NoQuorum, Unavailable):
-                    await asyncio.sleep(QUORUM_LOOK_S)
-        finally:
-            telling.cancel()
-        if wrapped is None:
-            raise IntegrityError("the store is empty although this manager has a seal file")
-        return Keyring.unwrap(contents.root_key, wrapped)
-
-    async def _tell_waiting(self, started: StartedEngine) -> None:
-        """Keep the step true while the first read takes its time: it waits for a quorum itself."""
-        while True:
-            await asyncio.sleep(QUORUM_LOOK_S)
-            self._step = await self._waiting(started)
-
-    async def _waiting(self, started: StartedEngine) -> str:
-        try:
-            up, voters = await started.reachable()
-        except ClusterError:
-            return "waiting for the engine"
-        return (
-            f"waiting for quorum, {up} of {voters // 2 + 1}" if voters else "waiting for the engine"
-        )
-
     async def _until_removed(self, removed: asyncio.Event) -> None:
         await removed.wait()
         raise PermissionDenied(
             "this manager was removed from the cluster; wipe its data directory to use it again"
         )
+
+    def _tell(self, step: str) -> None:
+        self._step = step
 
     def _now_serving(self) -> None:
         self._step = ""
@@ -357,7 +367,7 @@ class Lifecycle:
     async def _until_serving(self) -> None:
         while not self._serving.is_set():
             if self._running is None or self._running.done():
-                raise self._why_not_serving()
+                raise cluster_error(self._failure)
             await asyncio.sleep(0.02)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -366,35 +376,16 @@ class Lifecycle:
         self._failure = task.exception()
         if self._failure is not None:
             self.state = State.FAILED
-            log.error("manager.failed", error=_describe(self._failure))
+            log.error("manager.failed", error=described(self._failure))
             self.failed.set()
-
-    def _why_not_serving(self) -> ClusterError:
-        failure = self._failure
-        while isinstance(failure, BaseExceptionGroup):
-            failure = failure.exceptions[0]
-        return (
-            failure
-            if isinstance(failure, ClusterError)
-            else Unavailable("the manager did not start; see its log")
-        )
 
     async def stop(self) -> None:
         """End what runs, and the engine after it."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+        for task in (self._migrating, self._running):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._started is not None:
             await self._started.stop()
         for bound in self._sockets:
             bound.close()
-
-
-def _describe(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return (
-        f"{type(error).__name__}: {error.message}"
-        if isinstance(error, ClusterError)
-        else type(error).__name__
-    )

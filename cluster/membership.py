@@ -173,6 +173,6 @@ class NoAdmission:
 
 def _sqlite_alone() -> WrongEngine:
     return WrongEngine(
-        "this cluster runs on SQLite, which takes one manager; several managers need a cluster "
-        "founded with `strongroom init --engine etcd`"
+        "this cluster runs on SQLite, which takes one manager; move it to etcd with "
+        "`strongroom store migrate --to etcd` first"
     )

@@ -112,6 +112,8 @@ class UnlockedManager:
     cases: UseCases = field(init=False)
     archives: AuditArchives = field(init=False)
     writability: Writability = field(init=False)
+    certificate: ManagerCertificate | None = None
+    """None until it serves."""
     gauges: Gauges | None = None
     """None until it serves."""
     status: ClusterStatus = field(init=False)
@@ -136,7 +138,7 @@ class UnlockedManager:
     async def serve(self, on_serving: Callable[[], None]) -> None:
         """Serve until cancelled. Calls `on_serving` once both listeners answer."""
         cases = self.cases
-        certificate = ManagerCertificate(
+        certificate = self.certificate = ManagerCertificate(
             self.config,
             self.contents,
             self.seal_key,
@@ -198,6 +200,11 @@ class UnlockedManager:
         if stored is not None and stored.record.state is ManagerState.PENDING:
             joining = replace(self.cases.own, role=Role.JOINING_MANAGER)
             await self.cases.managers.activate(joining, self.cases.manager_id)
+
+    @property
+    def present_contents(self) -> SealFileContents:
+        """What the seal file holds now: certificates are renewed."""
+        return self.contents if self.certificate is None else self.certificate.contents
 
     # --- listeners ---
 

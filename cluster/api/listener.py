@@ -23,6 +23,27 @@ CLOSE_TIMEOUT_S = 5.0
 class Listener(uvicorn.Server):
     """Serves one application: `serve(sockets=[...])` runs it, setting `should_exit` ends it."""
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop; when cancelled, everything is let go at once."""
+        try:
+            await super().serve(sockets)
+        except asyncio.CancelledError:
+            self._let_go(sockets or [])
+            raise
+
+    def _let_go(self, sockets: list[socket.socket]) -> None:
+        """Close what listens and cut what is connected: a manager that goes on needs the ports."""
+        for server in self.servers if self.started else []:
+            server.close()
+        for one in sockets:
+            one.close()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        for connection in list(self.server_state.connections):
+            transport = connection.transport
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, or raise Unavailable; uvicorn's own would end the process."""
         if not sockets:

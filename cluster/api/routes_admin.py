@@ -65,6 +65,12 @@ class RenewRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     csr: bytes
 
 
+class MigrateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Move the store to another engine."""
+
+    to: str
+
+
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of progress."""
 
@@ -104,6 +110,10 @@ class Admin(Protocol):
         """Free space in this manager's engine after its quota was reached."""
         ...
 
+    def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
+        """Move the store to another engine, step by step."""
+        ...
+
 
 def routes(admin: Admin) -> APIRouter:
     """Return the routes of the admin socket."""
@@ -138,6 +148,12 @@ def routes(admin: Admin) -> APIRouter:
     async def renew_operator(request: Request) -> Response:
         """Renew an operator's certificate as local root."""
         return json_response(await admin.renew_operator(await decoded(request, RenewRequest)))
+
+    @router.post("/migrate")
+    async def migrate(request: Request) -> Response:
+        """Move a single manager's store from SQLite to etcd; answers line by line, and goes on
+        when nobody reads them."""
+        return _lines(admin.migrate(await decoded(request, MigrateRequest)))
 
     @router.post("/recover-space")
     async def recover_space() -> Response:

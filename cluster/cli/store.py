@@ -9,7 +9,8 @@ from cluster.cli.output import ExitCode, complain, say
 
 def add_commands(parser: Parser) -> None:
     """Add the verbs of `strongroom store`."""
-    recover = verbs_of(parser).add_parser(
+    verbs = verbs_of(parser)
+    recover = verbs.add_parser(
         "recover-space",
         help="free space after the engine's quota was reached",
         description="Forgets old history, gives the space back and accepts writes again. Run it "
@@ -17,6 +18,17 @@ def add_commands(parser: Parser) -> None:
     )
     add_admin_socket(recover)
     recover.set_defaults(run=_recover_space)
+
+    migrate = verbs.add_parser(
+        "migrate",
+        help="move a single manager's store from SQLite to etcd",
+        description="Run as root on the manager. It serves nothing meanwhile, and goes on if this "
+        "command is interrupted. Until the last step a failure or a crash leaves the store where "
+        "it is. Afterwards other managers may join.",
+    )
+    migrate.add_argument("--to", choices=("etcd",), required=True, help="the new engine")
+    add_admin_socket(migrate)
+    migrate.set_defaults(run=_migrate)
 
 
 def _recover_space(args: Namespace) -> int:
@@ -27,4 +39,13 @@ def _recover_space(args: Namespace) -> int:
             "the engine still refuses writes; run this on the other managers, or remove secrets",
             ExitCode.FAILED,
         )
+    return ExitCode.DONE
+
+
+def _migrate(args: Namespace) -> int:
+    from cluster.cli.credentials import json_body
+
+    for step in admin_socket.steps(args.admin_socket, "/admin/migrate", json_body({"to": args.to})):
+        say(step)
+    say("the store is on etcd; other managers may join: `strongroom token create --role manager`")
     return ExitCode.DONE

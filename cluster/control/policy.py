@@ -93,6 +93,7 @@ class Action(StrEnum):
     AUDIT_READ = "audit.read"
     EVENT_LIST = "event.list"
     STORE_MAINTAIN = "store.maintain"
+    STORE_MIGRATE = "store.migrate"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
     ROTATION_STEP = "rotation.step"
@@ -237,6 +238,7 @@ _WAY_BACK = (
     Action.MANAGER_REMOVE,
     Action.KEY_ROTATE,
     Action.STORE_MAINTAIN,
+    Action.STORE_MIGRATE,
 )
 _DUTIES = (
     Action.PLACEMENT_CHANGE,

@@ -66,8 +66,8 @@ class Tokens:
             raise InvalidRequest("an operator's token comes from `strongroom operator add`")
         if role is TokenRole.MANAGER and not self._admits_managers:
             raise Conflict(
-                "the engine is sqlite, which serves one manager; until `strongroom store migrate` "
-                "exists, found a cluster of several with `strongroom init --engine etcd`"
+                "the engine is sqlite, which serves one manager; run `strongroom store migrate "
+                "--to etcd` on it first"
             )
         _check_limits(role, ttl, uses)
         checked = _check_networks(networks)

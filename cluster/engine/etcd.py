@@ -241,6 +241,7 @@ class EtcdEngine:
             size_bytes=own.dbSize,
             quota_bytes=self._quota_bytes,
             alarms=tuple(text.strip() for text in own.errors),
+            cluster_id=format(own.header.cluster_id, "x"),
         )
 
     async def close(self) -> None:

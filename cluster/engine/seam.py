@@ -156,6 +156,8 @@ class EngineStatus:
     size_bytes: int
     quota_bytes: int
     alarms: tuple[str, ...]
+    cluster_id: str = ""
+    """What tells one etcd cluster from another, in hex; empty for SQLite and while unknown."""
 
 
 class Leadership(Protocol):

@@ -223,6 +223,10 @@ class SqliteEngine:
         await self._change(self._file.shrink)
         self._wake()
 
+    async def retire(self, text: str) -> None:
+        """Commit for ever that this store moved to where `text` says; see `tombstone_of`."""
+        await self._change(lambda: self._file.retire(text))
+
     async def status(self) -> EngineStatus:
         """See `Engine.status`."""
         size = await self._read(self._file.size_bytes)

@@ -32,6 +32,7 @@ from cluster.engine.sqlite_disk import PAGE_BYTES, connect, create, give_up, loc
 from cluster.engine.sqlite_rows import SCHEMA, apply, bounds, holds, met, now
 from cluster.protocol.errors import (
     Compacted,
+    Conflict,
     IntegrityError,
     InvalidRequest,
     StorageFull,
@@ -80,6 +81,8 @@ class SqliteFile:
                 raise IntegrityError(
                     f"the store has format {found[0]}; this version reads {FORMAT}"
                 )
+            if db.execute("SELECT 1 FROM tombstone").fetchone():
+                raise Conflict("this store was moved to another engine; nothing is served from it")
             self.revision, self.compacted = int(found[1]), int(found[2])
             self._opening = int(found[3]) + 1
             db.execute("UPDATE state SET opening = ?", (self._opening,))
@@ -172,6 +175,15 @@ class SqliteFile:
     @staticmethod
     def _advance(db: sqlite3.Connection, revision: int) -> None:
         db.execute("UPDATE state SET revision = ?", (revision,))
+
+    def retire(self, text: str) -> None:
+        """Commit for ever that this store moved; `text` says where to. Nothing is written after.
+
+        Raises StorageFull, Broken: whether it is retired is then told by opening it again.
+        """
+        with self._writing(spare=True) as db:
+            db.execute("INSERT INTO tombstone VALUES (1, ?)", (text,))
+        self._broken = True
 
     def take_duty(self, name: bytes, holder: str) -> int | None:
         """Record a holder and return the revision he holds from; None while there is another."""
@@ -288,3 +300,19 @@ class SqliteFile:
         self._reader.close()
         self._writer.close()
         os.close(self._lock)
+
+
+def tombstone_of(path: Path) -> str | None:
+    """Return where a store that is not open moved to; None if it is in use, or not there."""
+    if not path.exists():
+        return None
+    db = connect(path)
+    try:
+        found = db.execute("SELECT text FROM tombstone").fetchone()
+    except sqlite3.OperationalError:
+        return None  # a crash came before the tables
+    except sqlite3.Error as error:
+        raise IntegrityError(f"the store cannot be read ({error.sqlite_errorname})") from None
+    finally:
+        db.close()
+    return None if found is None else str(found[0])

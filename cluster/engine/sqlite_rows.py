@@ -26,6 +26,7 @@ CREATE INDEX record_old ON record (superseded) WHERE superseded IS NOT NULL;
 CREATE TABLE request (id BLOB PRIMARY KEY, revision INTEGER, opening INTEGER NOT NULL,
                       noted_s REAL NOT NULL) WITHOUT ROWID;
 CREATE INDEX request_age ON request (opening, noted_s);
+CREATE TABLE tombstone (one INTEGER PRIMARY KEY CHECK (one = 1), text TEXT NOT NULL);
 CREATE TABLE duty (name BLOB PRIMARY KEY, holder TEXT NOT NULL,
                    revision INTEGER NOT NULL) WITHOUT ROWID;
 """

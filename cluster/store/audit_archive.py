@@ -28,7 +28,7 @@ class Archived:
 
 
 def archive_paths(directory: Path) -> list[Path]:
-    """Return the files, the oldest first: their names begin with a revision."""
+    """Return the files, the oldest first: their names begin with their checkpoint's number."""
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 

@@ -171,7 +171,10 @@ class AuditTrim:
     async def _export(self, guards: Guards) -> AuditCheckpointRecord:
         """Take steps 1 to 3."""
         keyring = new_keyring(self._entropy)
-        name = f"{self.store.view.revision:020}-{self._draw()}{SUFFIX}"
+        before = checkpoint_of(self.store)
+        # Not a revision: those begin again when the store moves to another engine.
+        number = 1 if before is None else before.number + 1
+        name = f"{number:020}-{self._draw()}{SUFFIX}"
         wrapped = self.store.wrap(keyring)
         export = await asyncio.to_thread(
             AuditExport.open, self._directory / name, keyring, wrapped, self._entropy

@@ -19,7 +19,7 @@ _COMMAND = re.compile(r"(?:`|^[#$] )(strongroom(?:-agent)?)((?: [a-z][a-z-]+){1,
 _PAGE = re.compile(r"docs/[\w/-]+\.md")
 _DECISION = re.compile(r"ADR (\d{4})")
 
-ANNOUNCED = {"strongroom store migrate"}
+ANNOUNCED: set[str] = set()
 """Commands that a message names as not there yet."""
 
 

@@ -114,7 +114,7 @@ async def test_sqlite_takes_no_further_manager(founded: Founded) -> None:
     alone, principal = NoAdmission(), admin_of(founded)
     asked = await request_of(founded, hashlib.sha256(b"").digest())
     for refused in (alone.admit(asked, "127.0.0.2"), alone.promote(principal)):
-        with pytest.raises(WrongEngine, match="--engine etcd"):
+        with pytest.raises(WrongEngine, match="store migrate --to etcd"):
             await refused
 
 

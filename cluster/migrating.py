@@ -1,0 +1,300 @@
+"""`strongroom store migrate`: a single manager's store moves from SQLite to etcd.
+
+    step                         a crash afterwards leaves
+    1 mark, etcd started         SQLite in use; the next start wipes what was imported
+    2 copied, compared           the same
+    3 new life recorded there    the same
+    4 tombstone in SQLite        etcd in use: what starts follows the tombstone, not a configuration
+
+The tombstone names etcd's cluster, so that nothing else is ever taken for the copy. Nobody writes
+meanwhile: `cluster.lifecycle` has stopped what served. Owns the steps and what lies on the disk
+between them; `store.migration` copies. Source: DESIGN 3.
+"""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from cluster.config import Config
+from cluster.control.callers import LOCAL_ROOT
+from cluster.control.policy import Action, Resource, authorize
+from cluster.engine.etcd_member import check_version, find_etcd
+from cluster.engine.seam import Engine
+from cluster.engine.sqlite import SqliteEngine
+from cluster.engine.sqlite_disk import sync_directory
+from cluster.engine.sqlite_file import tombstone_of
+from cluster.engine_start import (
+    MEMBER_DIR,
+    SQLITE_FILE,
+    StartedEngine,
+    engine_kind,
+    has_member_log,
+    start_engine,
+)
+from cluster.protocol.errors import ClusterError, Conflict, IntegrityError, Unavailable, WrongEngine
+from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
+from cluster.seal.keyring import Keyring
+from cluster.seal.unlock import SealFileContents
+from cluster.store.key_epochs import load_wrapped_keyring
+from cluster.store.migration import Fingerprint, StoreCopy, fingerprint, successor
+from cluster.store.records import CHECKPOINT_ID, CLUSTER_ID
+from cluster.store.sealed_store import SealedStore
+from cluster.store.start_check import read_tale
+from cluster.store.steps import Replace, Step, Write
+from cluster.store.view import View
+from cluster.system import Clock, Entropy
+
+log = structlog.get_logger(__name__)
+
+IMPORT_MARK: Final = "importing"
+ANSWER_S: Final = 30.0
+LOOK_S: Final = 0.1
+
+
+class Tombstone(msgspec.Struct, frozen=True):
+    """What SQLite keeps of where its store went."""
+
+    engine_cluster: str
+    """etcd's own name of the cluster, hex."""
+    incarnation: str
+    count: int
+    digest: str
+    at: float
+
+
+def settle_import(config: Config) -> None:
+    """Bring the engine's directory to what its last migration decided. Blocking.
+
+    Raises Conflict where data of both engines lie and no migration put them there.
+    """
+    mark = config.engine_dir / IMPORT_MARK
+    sqlite = config.engine_dir / SQLITE_FILE
+    if not sqlite.exists():
+        return
+    if tombstone_of(sqlite) is not None:
+        mark.unlink(missing_ok=True)
+    elif mark.exists():
+        log.warning("store.import_wiped")
+        shutil.rmtree(config.engine_dir / MEMBER_DIR, ignore_errors=True)
+        mark.unlink()
+    elif has_member_log(config):
+        raise Conflict(
+            "data of SQLite and of etcd lie in one directory, and no migration is under way; keep "
+            "those of the engine in use and move the others away"
+        )
+
+
+async def check_followed(config: Config, started: StartedEngine) -> None:
+    """Raise IntegrityError if this engine is not the one that this manager's store moved to."""
+    text = await asyncio.to_thread(tombstone_of, config.engine_dir / SQLITE_FILE)
+    if text is None or started.etcd is None:
+        return
+    moved_to = msgspec.json.decode(text, type=Tombstone).engine_cluster
+    if (await started.engine.status()).cluster_id != moved_to:
+        raise IntegrityError(
+            "the engine's data are not those that the store was migrated to; put those back, or "
+            "remove this manager and join a new one"
+        )
+
+
+async def require_migratable(config: Config, started: StartedEngine) -> SqliteEngine:
+    """Return the engine to move from. Raises WrongEngine, Unavailable, before anything stops."""
+    if not isinstance(started.engine, SqliteEngine):
+        raise WrongEngine("this cluster runs on etcd already")
+    await check_version(find_etcd(config.etcd))
+    return started.engine
+
+
+@dataclass(slots=True)
+class Migration:
+    """One move; `run` carries it out, and `started` is then the engine to go on with."""
+
+    config: Config
+    contents: SealFileContents
+    source: SqliteEngine
+    clock: Clock
+    entropy: Entropy
+    started: StartedEngine | None = None
+
+    async def run(self) -> AsyncIterator[str]:
+        """Move the store, telling each step. Until the tombstone stands, SQLite's is the store.
+
+        Raises what the engines raise, and IntegrityError where the copy differs or the audit does
+        not tell what is there.
+        """
+        yield "starting etcd"
+        await asyncio.to_thread(self._begin_import)
+        self.started = await start_engine(
+            self.config, "etcd", self.contents, self.clock, self.entropy
+        )
+        target = self.started.engine
+        await _answers(target)
+        yield "reading the store"
+        keyring = await self._keyring()
+        fresh = successor(keyring, self.entropy)
+        expected = await fingerprint(self.source, keyring)
+        copy = StoreCopy(self.source, target, keyring, fresh, self.entropy)
+        async for done in copy.run(self.contents.root_key):
+            yield f"copied {done} of {expected.count}"
+        yield "comparing"
+        if await fingerprint(target, fresh) != expected:
+            raise IntegrityError("the copy differs from the store; nothing was changed")
+        incarnation = await self._begin_life(target, fresh)
+        yield "moving over"
+        await self._commit(target, incarnation, expected)
+
+    def _begin_import(self) -> None:
+        """Set the mark before there is anything that a restart would have to wipe."""
+        shutil.rmtree(self.config.engine_dir / MEMBER_DIR, ignore_errors=True)
+        (self.config.engine_dir / IMPORT_MARK).touch(mode=0o600)
+        sync_directory(self.config.engine_dir)
+
+    async def _keyring(self) -> Keyring:
+        wrapped = await load_wrapped_keyring(self.source)
+        if wrapped is None:
+            raise IntegrityError("the store is empty although this manager has a seal file")
+        return Keyring.unwrap(self.contents.root_key, wrapped)
+
+    async def _begin_life(self, target: Engine, keyring: Keyring) -> str:
+        """Record the store's new life in the copy, once its audit tells what is there; return the
+        incarnation."""
+        store = await SealedStore.open(
+            target,
+            keyring,
+            root_key=self.contents.root_key,
+            manager_id=ManagerId(self.contents.manager_id),
+            boot=format_id(self.entropy.token(ID_SIZE)),
+            clock=self.clock,
+            entropy=self.entropy,
+        )
+        try:
+            faults = [*store.view.faults, *(await read_tale(store)).wrong]
+            if faults:
+                raise IntegrityError(
+                    f"stored data of kind {faults[0][0]} failed their integrity check; "
+                    "see docs/how-to/integrity.md"
+                )
+            await store.update(self._new_life)
+            await store.barrier()
+            life = store.incarnation
+            return f"{life.counter}.{life.unique}"
+        finally:
+            await store.close()
+
+    def _new_life(self, view: View) -> Write:
+        now = self.clock.now()
+        cluster = view.cluster.rows[CLUSTER_ID]
+        manager = view.managers.rows[self.contents.manager_id]
+        steps: list[Step] = [
+            Replace(
+                cluster,
+                msgspec.structs.replace(
+                    cluster.record,
+                    incarnation_counter=max(
+                        cluster.record.incarnation_counter + 1, int(now.timestamp())
+                    ),
+                    incarnation_unique=format_id(self.entropy.token(ID_SIZE)),
+                ),
+            ),
+            Replace(
+                manager,
+                msgspec.structs.replace(manager.record, peer_address=self.config.peer_address),
+            ),
+        ]
+        checkpoint = view.audit_checkpoints.get(CHECKPOINT_ID)
+        if checkpoint is not None:
+            # Revisions begin again, and every link that was copied lies behind the checkpoint.
+            steps.append(
+                Replace(checkpoint, msgspec.structs.replace(checkpoint.record, revision=0))
+            )
+        entry = authorize(LOCAL_ROOT, Action.STORE_MIGRATE, Resource("store"), now)
+        entry = msgspec.structs.replace(entry, detail="from sqlite to etcd")
+        return Write(tuple(steps), (entry,))
+
+    async def _commit(self, target: Engine, incarnation: str, expected: Fingerprint) -> None:
+        """Write the tombstone: the one moment at which the store moves."""
+        tombstone = Tombstone(
+            engine_cluster=(await target.status()).cluster_id,
+            incarnation=incarnation,
+            count=expected.count,
+            digest=expected.digest,
+            at=self.clock.now().timestamp(),
+        )
+        await asyncio.to_thread(sync_directory, self.config.engine_dir)
+        await self.source.retire(msgspec.json.encode(tombstone).decode())
+        await asyncio.to_thread(_unmark, self.config.engine_dir / IMPORT_MARK)
+        log.info("store.migrated", incarnation=incarnation, items=expected.count)
+
+
+async def migrated(
+    migration: Migration, source: StartedEngine, tell: Callable[[str], None]
+) -> tuple[StartedEngine, Exception | None]:
+    """Carry a migration out and return the engine to go on with, and why it is not etcd.
+
+    After a failure the disk decides, as it would after a crash. When cancelled, both engines end.
+    """
+    failure: Exception | None = None
+    try:
+        async for step in migration.run():
+            tell(step)
+    except Exception as error:  # noqa: BLE001  # whatever it was, somebody has to serve again
+        log.warning("store.migration_failed", error=type(error).__name__)
+        known = isinstance(error, ClusterError)
+        failure = error if known else Unavailable("the migration failed; see the manager's log")
+    except BaseException:
+        await _stop(migration.started, source)
+        raise
+    if failure is None and migration.started is not None:
+        await source.stop()
+        return migration.started, None
+    await _stop(migration.started, source)
+    config = migration.config
+    await asyncio.to_thread(settle_import, config)
+    kind = await asyncio.to_thread(engine_kind, config)
+    return (
+        await start_engine(config, kind, migration.contents, migration.clock, migration.entropy),
+        failure,
+    )
+
+
+async def follow(task: "asyncio.Task[None]", said: "asyncio.Queue[str]") -> AsyncIterator[str]:
+    """Yield what a task says until it ends, and raise what it raises; it outlives its listener."""
+    while not (task.done() and said.empty()):
+        next_word = asyncio.create_task(said.get())
+        await asyncio.wait({task, next_word}, return_when=asyncio.FIRST_COMPLETED)
+        if next_word.done():
+            yield next_word.result()
+        else:
+            next_word.cancel()
+    task.result()
+
+
+async def _stop(*engines: StartedEngine | None) -> None:
+    for engine in engines:
+        if engine is not None:
+            await engine.stop()
+
+
+async def _answers(engine: Engine) -> None:
+    """Return once a new engine serves. Raises Unavailable."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                try:
+                    await engine.barrier()
+                except ClusterError:
+                    await asyncio.sleep(LOOK_S)
+                else:
+                    return
+    except TimeoutError:
+        raise Unavailable("etcd does not start; see its log in the run directory") from None
+
+
+def _unmark(mark: Path) -> None:
+    mark.unlink(missing_ok=True)
