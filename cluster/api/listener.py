@@ -10,14 +10,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import cast
 
 import uvicorn
 
+from cluster.api.accepting import AcceptLoop, Doors
 from cluster.protocol.errors import Unavailable
-
-HANDSHAKE_TIMEOUT_S = 5.0
-CLOSE_TIMEOUT_S = 5.0
-"""How long a TLS close waits for the peer's answer."""
 
 
 class Listener(uvicorn.Server):
@@ -51,19 +49,11 @@ class Listener(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise Unavailable("the application did not start; see the log before this line")
-        loop = asyncio.get_running_loop()
-        encrypted = self.config.ssl is not None
-        self.servers = [
-            await loop.create_server(
-                self._new_protocol,
-                sock=one,
-                ssl=self.config.ssl,
-                backlog=self.config.backlog,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if encrypted else None,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT_S if encrypted else None,
-            )
-            for one in sockets
-        ]
+        doors = [AcceptLoop(one, self.config.ssl, self._new_protocol, Doors()) for one in sockets]
+        for door in doors:
+            door.start(self.config.backlog)
+        # uvicorn closes them and waits for them, which is all it does with a server.
+        self.servers = cast("list[asyncio.Server]", doors)
         self.started = True
 
     def _new_protocol(self) -> asyncio.Protocol:

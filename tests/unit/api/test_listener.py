@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 import uvloop
 
-from cluster.api import listener as module
+from cluster.api import accepting as module
 from cluster.api.listener import Listener
 from cluster.pki import tls
 from cluster.protocol.errors import Unavailable
