@@ -7,7 +7,7 @@
 #
 # COMMAND finds `docker` and `docker-compose` on its PATH, and in its environment
 #   STRONGROOM_ENGINE_ROOT   the engine's root directory, as this machine sees it
-#   STRONGROOM_LAB           a copy of the checkout below that root, with wheels and etcd: the build context
+#   STRONGROOM_LAB           a copy of the last commit below that root, with wheels and etcd: the build context
 #   BASE_IMAGE               an image made from Debian packages
 set -euo pipefail
 
@@ -35,16 +35,21 @@ work=$(mktemp -d /var/tmp/strongroom-engine.XXXXXX)
 root=$work/root
 group=strongroom-${work##*.}
 engine=""
+command=""
 
 end_engine() {
     trap '' INT TERM HUP
+    if [[ -n $command ]]; then
+        kill -TERM "$command" 2>/dev/null || true
+        wait "$command" 2>/dev/null || true
+    fi
     if [[ -n $engine ]]; then
         # Process 1 of the pid namespace: the kernel ends everything in it, and takes the mounts away.
         kill -KILL "$engine" 2>/dev/null || true
         wait "$engine" 2>/dev/null || true
     fi
     local _ directory
-    for _ in 1 2 3 4 5; do
+    for _ in {1..20}; do
         while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(
             find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null
         )
@@ -71,9 +76,12 @@ debian() { # name, packages: keep a Debian root as a tar, for a week
     mv "$file.new" "$file"
 }
 
-copy_checkout() {
+copy_checkout() { # the last commit, as `make test-fresh` does
+    if [[ -n $(git status --porcelain --untracked-files=no) ]]; then
+        say "note: images are built from the last commit; what is not committed is left out"
+    fi
     mkdir -p "$root$lab/.wheels" "$root$lab/.tools/etcd-$suite/usr/bin"
-    git ls-files -z --cached --others --exclude-standard | xargs -0 ls -d 2>/dev/null | tar -c -T - | tar -x -C "$root$lab"
+    git archive HEAD | tar -x -C "$root$lab"
     cp ".tools/etcd-$suite/usr/bin/etcd" "$root$lab/.tools/etcd-$suite/usr/bin/"
 }
 
@@ -88,7 +96,7 @@ fetch_wheels() { # for the image's Python, whatever this machine's is
         local machine platforms=()
         machine=$(uname -m)
         for platform in manylinux2014 manylinux_2_28 manylinux_2_34; do platforms+=(--platform "${platform}_$machine"); done
-        .venv/bin/python -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+        .venv/bin/python -m pip download --quiet --quiet --disable-pip-version-check --require-hashes --no-deps \
             --only-binary=:all: --implementation cp --python-version "$python_of_suite" "${platforms[@]}" \
             --dest "$wheels" -r "$lock"
         touch "$wheels/.$key"
@@ -165,6 +173,10 @@ say "importing the base image"
 "$work/bin/docker" import - strongroom-base:"$suite" <"$cache/base-$suite.tar" >/dev/null
 
 export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab
+# In the background: a signal to this script is then handled at once.
+"$@" <&0 &
+command=$!
 status=0
-"$@" || status=$?
+wait "$command" || status=$?
+command=""
 exit "$status"

@@ -108,8 +108,8 @@ def found(states: Mapping[str, str]) -> None:
         return
     if with_data:
         raise BootstrapError(
-            f"{first} is empty, but {' and '.join(with_data)} hold data of a cluster; nothing was"
-            f" changed. See docs/how-to/lose-a-manager.md, or start over with `down -v`"
+            f"{first} is empty, while data of a cluster are on {' and '.join(with_data)}; nothing"
+            " was changed. See docs/how-to/lose-a-manager.md, or start over with `down -v`"
         )
     # A key that nothing was founded with opens nothing.
     UNLOCK_KEY.unlink(missing_ok=True)
