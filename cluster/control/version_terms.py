@@ -100,7 +100,7 @@ def changed_terms(secret: SecretRecord, terms: VersionTerms, now_s: float) -> Se
 def _check_outlives(overlap_s: float, expires_at: float | None, what: str, now_s: float) -> None:
     if overlap_s and expires_at is not None and now_s + overlap_s > expires_at:
         raise InvalidRequest(
-            f"an overlap of {overlap_s:g} seconds is longer than {what} lasts, which expires at "
+            f"an overlap of {overlap_s:.0f} seconds is longer than {what} lasts, which expires at "
             f"{moment(expires_at)}; choose a shorter overlap, or 0"
         )
 
