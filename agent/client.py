@@ -21,6 +21,7 @@ from agent.joining import come_back
 from cluster.pki.tls import client_context
 from cluster.protocol import wire
 from cluster.protocol.errors import ClusterError
+from cluster.protocol.ids import is_id
 from cluster.protocol.server_identity import manager_identity
 from cluster.system import Clock, Entropy
 
@@ -193,7 +194,13 @@ class Links:
                 if not isinstance(frame, bytes):
                     log.warning("link.malformed", link=number)
                     return
-                await self.events.put(Received(number, wire.decode_from_manager(frame)))
+                message = wire.decode_from_manager(frame)
+                if isinstance(message, wire.Welcome):
+                    # The manager's log has the session under the same id, which it drew: a text of
+                    # another form is not repeated.
+                    session_id = message.session_id if is_id(message.session_id) else ""
+                    log.info("session.opened", link=number, session_id=session_id)
+                await self.events.put(Received(number, message))
         except (WebSocketException, OSError):
             return
         except ClusterError as error:

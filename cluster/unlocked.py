@@ -267,7 +267,7 @@ class UnlockedManager:
     ) -> "ASGIApp":
         # The log is inside: what is over a limit must not fill a disk with lines either.
         return Limits(
-            RequestLog(app, self.clock, self.metrics, listener),
+            RequestLog(app, self.clock, self.entropy, self.metrics, listener),
             RateLimiter(rate, self.clock),
             RateLimiter(SESSION_RATE, self.clock),
             concurrency,

@@ -72,9 +72,11 @@ the request.
 `Strongroom-Revision` comes with every answer: the revision it is true at. Sent back, it makes a
 manager answer only once its view has reached it.
 
-`Strongroom-Request-Id` goes with writes: 26 characters of base32, drawn afresh for each write and
-kept when it is sent again. The write is then done once, and the first answer comes back, except
-that a token's text is shown once only. Remembered for an hour, bound to caller and body.
+`Strongroom-Request-Id` comes with every answer, except where a limit refused the request before any
+work; the manager's log events of that request carry it, and the audit entry of a write. It may be
+sent with any request and should be with writes: 26 characters of base32, drawn afresh for each
+write and kept when it is sent again. The write is then done once, and the first answer comes back,
+except that a token's text is shown once only. Remembered for 10 minutes, bound to caller and body.
 
 A rollout's progress is polled: `GET /v1/rollouts/{rollout_id}?wait=SECONDS` answers when it is done
 or the time is over, 30 s at most."""

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 from fastapi import Request
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from cluster.api.error_map import REVISION_HEADER, json_response, tell_revision
 from cluster.api.peer import caller_of
+from cluster.api.request_log import REQUEST_ID, REQUEST_ID_HEADER
 from cluster.control.callers import principal_of
 from cluster.control.policy import Principal
 from cluster.control.requests import RequestContext
@@ -23,8 +24,6 @@ from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.ids import ID_SIZE, Revision, format_id, is_id
 from cluster.store.sealed_store import SealedStore
 from cluster.system import Entropy
-
-REQUEST_ID_HEADER: Final = "strongroom-request-id"
 
 _WHERE = re.compile(r" - at `\$([A-Za-z0-9_.\[\]]{0,80})`$")
 """Only at the end of msgspec's text: what is before it may quote a field's name."""
@@ -73,7 +72,9 @@ class Edge:
         )
         return RequestContext(
             principal=principal,
-            request_id=sent or format_id(self.entropy.token(ID_SIZE)),
+            request_id=sent
+            or request.scope.get(REQUEST_ID)
+            or format_id(self.entropy.token(ID_SIZE)),
             digest=self._digest(asked),
         )
 

@@ -87,6 +87,9 @@ def add_connection(parser: Parser) -> None:
         "--format", choices=("table", "json"), default="table", help="how to print (default: table)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print names or ids only")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="print the id of every request"
+    )
 
 
 def add_admin_socket(parser: Parser) -> None:

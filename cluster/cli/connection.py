@@ -10,13 +10,14 @@ import ssl
 import time
 from argparse import Namespace
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
 from cluster.cli.answers import Answer, parse
 from cluster.cli.context_files import Context, ContextFiles, Seen, merged
 from cluster.cli.failures import error_of
+from cluster.cli.output import warn
 from cluster.cli.settings import read_settings
 from cluster.pki.tls import client_context
 from cluster.protocol.errors import (
@@ -40,6 +41,8 @@ PAUSE_S: Final = 0.2
 ERRORS: Final = 400
 """Where HTTP's errors begin."""
 
+REQUEST_ID_HEADER: Final = "strongroom-request-id"
+
 Query = Sequence[tuple[str, str]]
 
 
@@ -53,6 +56,7 @@ class Connection:
         self._files = files
         self.clock = clock
         self._entropy = entropy
+        self.verbose = False
         self._seen = files.seen(context.name)
         self._check_and_renew()
 
@@ -73,7 +77,7 @@ class Connection:
 
         Raises OutcomeUnknown when no manager could tell whether it was done.
         """
-        headers = {"strongroom-request-id": format_id(self._entropy.token(ID_SIZE))}
+        headers: dict[str, str] = {}
         body = value
         if value is not None:
             headers["content-type"] = "application/octet-stream"
@@ -126,24 +130,37 @@ class Connection:
         timeout_s: float,
     ) -> Answer:
         target = path + _query_text(query)
+        headers = {REQUEST_ID_HEADER: format_id(self._entropy.token(ID_SIZE)), **headers}
         started = self.clock.monotonic_s()
         endpoints, turn, unsettled = self.endpoints, 0, False
         while True:
             at = turn % len(endpoints)
             order = (*endpoints[at:], *endpoints[:at])
             try:
-                return self._exchange(order, method, target, body, headers, timeout_s)
+                answer = self._exchange(order, method, target, body, headers, timeout_s)
             except (Unavailable, TimeoutError) as error:
                 failure = error
+            except ClusterError as error:
+                error.add_note(request_note(headers))
+                raise
+            else:
+                self._tell(method, path, headers)
+                return answer
             turn += 1
             # Once a write may have been done, no later refusal to answer makes it undone.
             unsettled = unsettled or _may_be_done(method, failure)
             waited = self.clock.monotonic_s() - started
             # Time alone does not end it: every manager has been asked, one of them twice.
             if waited >= (SETTLE_S if unsettled else PATIENCE_S) and turn > len(endpoints):
-                raise _given_up(failure, unsettled=unsettled)
+                ending = _given_up(failure, unsettled=unsettled)
+                ending.add_note(request_note(headers))
+                raise ending
             if turn % len(endpoints) == 0:
                 time.sleep(PAUSE_S)
+
+    def _tell(self, method: str, path: str, headers: dict[str, str]) -> None:
+        if self.verbose:
+            warn(f"{method} {path}: {request_note(headers)}")
 
     def _exchange(
         self,
@@ -216,7 +233,14 @@ class Connection:
 def connect(args: Namespace) -> Connection:
     """Return the connection of the context that the flags and the environment name."""
     files = ContextFiles(read_settings())
-    return Connection(files, files.chosen(args.context), SystemClock(), SystemEntropy())
+    connection = Connection(files, files.chosen(args.context), SystemClock(), SystemEntropy())
+    connection.verbose = getattr(args, "verbose", False)
+    return connection
+
+
+def request_note(headers: Mapping[str, str]) -> str:
+    """Return how a request's id is told: the same words stand in the managers' logs and audit."""
+    return f"request {headers[REQUEST_ID_HEADER]}"
 
 
 def path_of(*parts: str) -> str:

@@ -50,11 +50,10 @@ def explain(error: Exception) -> ExitCode:
             # A group of tasks wraps the one failure that ended it.
             return explain(single)
         case ClusterError():
-            return complain(error.message, exit_code(error))
+            return complain(_told(error, error.message), exit_code(error))
         case TimeoutError():
-            return complain(
-                "no manager answered in time; see `strongroom status`", ExitCode.UNAVAILABLE
-            )
+            message = "no manager answered in time; see `strongroom status`"
+            return complain(_told(error, message), ExitCode.UNAVAILABLE)
         case OSError():
             where = f"{error.filename}: " if isinstance(error.filename, str) else ""
             return complain(f"{where}{error.strerror or type(error).__name__}")
@@ -63,6 +62,12 @@ def explain(error: Exception) -> ExitCode:
                 f"this command failed ({type(error).__name__} at {_place(error)}); "
                 "please report it with `strongroom --version`"
             )
+
+
+def _told(error: Exception, message: str) -> str:
+    """Return a message with the id of the request that failed, which logs and audit have too."""
+    notes = getattr(error, "__notes__", ())
+    return f"{message} ({'; '.join(notes)})" if notes else message
 
 
 def exit_code(error: ClusterError) -> ExitCode:

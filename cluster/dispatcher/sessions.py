@@ -188,6 +188,7 @@ class AgentSession:
                 suite=self._recipient.suite,
             )
         )
+        log.info("session.opened", session_id=self.session_id, node_id=self.node_id)
         return hello
 
     # --- reader ---

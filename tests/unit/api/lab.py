@@ -169,7 +169,7 @@ class ApiLab:
         limits = Limits(
             app, RateLimiter(PLENTY, clock), RateLimiter(PLENTY, clock), 64, lambda _: BODY_LIMIT
         )
-        return RequestLog(limits, clock, self.metrics, "api")
+        return RequestLog(limits, clock, self.control.entropy, self.metrics, "api")
 
     async def initialise(self) -> None:
         """Write authorities, a manager and one operator of each kind that tests need."""

@@ -93,7 +93,8 @@ def test_nobody_answering_exits_5(
 def test_all_locked_exits_5(run: Run, manager: Canned, context: Context) -> None:
     manager.on("GET /v1/secrets", LOCKED)
     done = run("secret", "ls")
-    assert (done.code, done.err) == (5, "strongroom: error: the manager is locked\n")
+    assert done.code == 5
+    assert done.err.startswith("strongroom: error: the manager is locked (request ")
     assert len(manager.asked) > 1
 
 
@@ -137,7 +138,9 @@ def test_status_teaches_the_other_managers(
 def test_refused_permission_exits_3(run: Run, manager: Canned, context: Context) -> None:
     manager.on("GET /v1/secrets", (403, {"code": "permission_denied", "message": "not permitted"}))
     done = run("secret", "ls")
-    assert (done.code, done.err) == (3, "strongroom: error: not permitted\n")
+    sent = manager.asked[-1].headers["strongroom-request-id"]
+    assert done.code == 3
+    assert done.err == f"strongroom: error: not permitted (request {sent})\n"
 
 
 @pytest.mark.threat("T-08")
@@ -283,3 +286,12 @@ def test_an_outcome_that_stays_unknown_is_said_to_be(
         connection.write("POST", "/v1/secrets", value=SecretBytes(b"v"))
     assert len(manager.asked) > 1
     assert len({asked.headers["strongroom-request-id"] for asked in manager.asked}) == 1
+
+
+def test_verbose_tells_the_id_of_every_request(run: Run, manager: Canned, context: Context) -> None:
+    """The id of a write is the one that its resends carry, too."""
+    manager.on("GET /v1/secrets", (200, {"secrets": []}))
+    done = run("secret", "ls", "-v")
+    sent = manager.only().headers["strongroom-request-id"]
+    assert done.err == f"strongroom: GET /v1/secrets: request {sent}\n"
+    assert run("secret", "ls").err == ""
