@@ -13,10 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from tests.fuzz.target import CANARY
+
 PLACE: Final = Path("build/fuzz")
 MEMORY_MB: Final = 1024
 INPUT_SECONDS: Final = 5
 INPUT_BYTES: Final = 8192
+WORD_BYTES: Final = 64
+"""What libFuzzer takes in a dictionary."""
 FOUND: Final = 1
 
 
@@ -68,7 +72,7 @@ def run(name: str, seconds: int) -> bool:
     sys.stdout.flush()
     if done.returncode == 0:
         return True
-    sys.stdout.write(f"{done.stdout[-3000:]}\n")
+    sys.stdout.write(f"{done.stdout[-3000:]}\n{done.stderr[-1000:]}\n")
     for found in sorted(set(PLACE.glob(f"{name}-*")) - before):
         sys.stdout.write(f"  python -m tests.fuzz {name} --replay {found}\n")
     return False
@@ -83,7 +87,8 @@ def fuzz(name: str, seconds: int) -> None:
     for number, seed in enumerate(target.seeds):
         (corpus / f"seed-{number}").write_bytes(seed)
     words = PLACE / f"{name}.dict"
-    words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words if len(word) < 64))
+    known = [word for word in (CANARY, *target.words) if len(word) < WORD_BYTES]
+    words.write_text("".join(f'"{_escaped(word)}"\n' for word in known))
     arguments = [
         "tests.fuzz", str(corpus), f"-max_total_time={seconds}", f"-rss_limit_mb={MEMORY_MB}",
         f"-timeout={INPUT_SECONDS}", f"-max_len={INPUT_BYTES}", f"-artifact_prefix={PLACE}/{name}-",
