@@ -57,7 +57,8 @@ def _run_in(layout: Layout, scenario: Scenario, manner: Manner) -> int:
     environment = environment_of(layout.programs, layout.config, CONTEXT)
     shell = Shell(narrator, environment, layout.repository)
     processes = Processes(layout, environment)
-    lab = Lab(layout, capabilities, narrator, shell, processes, scenario.managers)
+    story = (scenario.managers, scenario.init_options)
+    lab = Lab(layout, capabilities, narrator, shell, processes, *story)
     try:
         leftovers.prepare(layout, mounts=capabilities.means is Means.KERNEL)
         stage.copy_programs(layout)

@@ -106,6 +106,10 @@ class Layout:
         """Where the third party's API listens."""
         return self.first_port + 5
 
+    def story_port(self, number: int) -> int:
+        """Return a port that only some scenario needs; there are four."""
+        return self.third_party_port + 1 + number
+
     def manager_data(self, name: str) -> Path:
         """Return a manager's data directory."""
         return self.state / "managers" / name

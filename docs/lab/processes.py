@@ -80,6 +80,14 @@ class Processes:
             if process.is_running
         }
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process that goes on, or is to stand still for a while."""
+        self._running[name].popen.send_signal(number)
+
+    def stop(self, name: str) -> None:
+        """End a process as its supervisor would: with SIGTERM."""
+        self._end(self._running.pop(name), signal.SIGTERM)
+
     def kill(self, name: str) -> None:
         """End a process as a power cut would: with SIGKILL."""
         self._end(self._running.pop(name), signal.SIGKILL)
@@ -88,6 +96,8 @@ class Processes:
         """End everything, all at once: the last manager would wait for a quorum that left."""
         for process in self._running.values():
             process.popen.terminate()
+            # What a story holds still could not end otherwise.
+            process.popen.send_signal(signal.SIGCONT)
         for process in self._running.values():
             self._end(process, signal.SIGTERM)
         self._running.clear()

@@ -50,6 +50,8 @@ class Lab:
     processes: Processes
     managers: tuple[str, ...] = MANAGERS
     """The managers of this cluster; the first founds it."""
+    init_options: tuple[str, ...] = ()
+    """What `strongroom init` is told beside what it needs."""
 
     # --- waiting --------------------------------------------------------------------------------
 
@@ -161,7 +163,7 @@ class Lab:
     def service_command(self, service: Service) -> list[str]:
         """Return what starts a service's application."""
         words = [PYTHON, "-I", self.app(f"{service.name}.py"), self.secret_path(service)]
-        if service is TWITTER:
+        if service.name == TWITTER.name:
             words.append(self.third_party_url)
         return self.exec_words(service, *words)
 

@@ -1,6 +1,7 @@
 """Twitter: a service that calls a third party's API with its credential, again and again.
 
-It opens the file for every call, so a rotation needs nothing of it: no signal, no restart.
+It opens the file for every call, so a rotation needs nothing of it: no signal, no restart. While
+there is no file it makes no call.
 
     twitter.py FILE URL [--once]
 """
@@ -28,6 +29,15 @@ def call(url: str, credential: bytes) -> int:
         connection.close()
 
 
+def call_if_possible(url: str, file: Path) -> int:
+    """Return the status the API answers with, or 0 while there is no credential."""
+    try:
+        credential = file.read_bytes()
+    except FileNotFoundError:
+        return 0
+    return call(url, credential)
+
+
 def main() -> int:
     """Call until ended, or once; print the status whenever it changes."""
     parser = argparse.ArgumentParser()
@@ -35,14 +45,15 @@ def main() -> int:
     parser.add_argument("url")
     parser.add_argument("--once", action="store_true")
     arguments = parser.parse_args()
-    before = 0
+    before = None
     while True:
-        status = call(arguments.url, arguments.file.read_bytes())
+        status = call_if_possible(arguments.url, arguments.file)
         if status != before:
-            sys.stdout.write(f"twitter: the API answers {status}\n")
+            told = f"the API answers {status}" if status else "there is no credential"
+            sys.stdout.write(f"twitter: {told}\n")
             sys.stdout.flush()
         if arguments.once:
-            return 0 if status < http.client.BAD_REQUEST else 1
+            return 0 if 0 < status < http.client.BAD_REQUEST else 1
         before = status
         time.sleep(PERIOD_S)
 

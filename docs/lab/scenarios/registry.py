@@ -1,11 +1,15 @@
 """Every scenario of the lab, in the order of `--list`. A new one is a module and a line here."""
 
 from docs.lab.scenarios import (
+    bad_rotation,
     by_itself,
+    compromise,
+    deadman,
     encryption,
     failover,
     hostile_app,
     locked,
+    red_to_red,
     stolen_worker,
     tour,
 )
@@ -20,6 +24,10 @@ SCENARIOS = (
     locked.SCENARIO,
     hostile_app.SCENARIO,
     by_itself.SCENARIO,
+    bad_rotation.SCENARIO,
+    compromise.SCENARIO,
+    deadman.SCENARIO,
+    red_to_red.SCENARIO,
 )
 DEFAULT = tour.SCENARIO
 

@@ -16,6 +16,8 @@ class Scenario:
     steps: tuple[Step, ...]
     managers: tuple[str, ...] = MANAGERS
     """Who founds the cluster; one manager starts faster, where nothing depends on their number."""
+    init_options: tuple[str, ...] = ()
+    """What `strongroom init` is told beside what it needs."""
     page: str = ""
     """Another name than the scenario's, if it has one."""
 

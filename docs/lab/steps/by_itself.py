@@ -33,7 +33,7 @@ def _rotate(lab: Lab) -> None:
         "twitter's file holds another credential", seen=lab.digest_in_place(TWITTER) != before
     )
     lab.wait_until("twitter uses the new one", lambda: lab.usage()["accepted"][-1] > 0, "twitter")
-    lab.wait_until("the rotation is over", lambda: bool(_rotation(lab)["done"]), "m1")
+    lab.wait_until("the rotation is over", lambda: bool(rotation(lab)["done"]), "m1")
     _observe_never_refused(lab)
     call = ["python", lab.app("twitter.py"), str(old), lab.third_party_url, "--once"]
     refused = lab.shell.attempt(*call)
@@ -62,11 +62,11 @@ def _repair(lab: Lab) -> None:
     if lab.capabilities.delivery:
         lab.narrator.not_shown(_NOT_SHOWN, lab.capabilities.delivery)
         return
-    before, operation = lab.digest_in_place(TWITTER), _rotation(lab)["operation"]
+    before, operation = lab.digest_in_place(TWITTER), rotation(lab)["operation"]
     program, socket = lab.app("third_party_api.py"), lab.layout.third_party_socket
     _write_hook(lab, f"exec {PYTHON} -I {program} hook {socket}")
-    lab.wait_until("the rotation is over", lambda: bool(_rotation(lab)["done"]), "m1")
-    found = _rotation(lab)
+    lab.wait_until("the rotation is over", lambda: bool(rotation(lab)["done"]), "m1")
+    found = rotation(lab)
     lab.shell.run("strongroom", "secret", "rotation", TWITTER.secret)
     claim = "the same operation went on by itself, and is done"
     same = (found["operation"], found["step"]) == (operation, "done")
@@ -82,7 +82,8 @@ def _observe_never_refused(lab: Lab) -> None:
     lab.narrator.observe("twitter was never refused", seen=lab.usage()["refused"], expected=0)
 
 
-def _rotation(lab: Lab) -> dict[str, object]:
+def rotation(lab: Lab) -> dict[str, object]:
+    """Return how the rotation of twitter's credential stands."""
     found: dict[str, object] = lab.shell.ask("strongroom", "secret", "rotation", TWITTER.secret)[
         "rotation"
     ]

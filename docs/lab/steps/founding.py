@@ -24,7 +24,7 @@ def _found(lab: Lab) -> None:
         cluster: it makes the keys, and the unlock key goes to its owner, never beside the data."""
     )
     first = str(lab.layout.admin_socket(lab.managers[0]))
-    options = ["--engine", "etcd", "--context", "lab"]
+    options = ["--engine", "etcd", "--context", "lab", *lab.init_options]
     key_file = ["--unlock-key-file", str(lab.layout.unlock_key)]
     lab.shell.run("strongroom", "init", "--admin-socket", first, *options, *key_file)
 
