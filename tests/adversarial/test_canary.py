@@ -191,6 +191,25 @@ def test_no_error_holds_a_value(stage: Stage) -> None:
     assert repr(stage.values[2]).encode()[2:-1] not in stage.errors
 
 
+@pytest.mark.threat("T-42")
+@pytest.mark.threat("T-45")
+def test_audit_and_metrics_hold_no_value_and_metrics_no_name(stage: Stage) -> None:
+    """What tells of every use of a value: the audit names the secret, the metrics only count."""
+    beginnings = {value[:31] for value in stage.values}
+    page = stage.cluster.ok("GET", "/v1/audit")
+    assert page["next"] is None
+    audit = repr(page).encode()
+    assert NAME.encode() in audit
+    assert [needle for needle in stage.needles | beginnings if needle in audit] == []
+    metrics = stage.cluster.call("GET", "/metrics").body["value"]
+    (delivered,) = [
+        line for line in metrics.splitlines() if line.startswith(b"strongroom_deliveries_total ")
+    ]
+    assert float(delivered.split()[1]) >= 2
+    secrets = stage.needles | beginnings | {NAME.encode(), SERVICE.encode()}
+    assert [needle for needle in secrets if needle in metrics] == []
+
+
 @pytest.mark.threat("T-18")
 def test_no_command_line_and_no_environment_holds_a_value(stage: Stage) -> None:
     planted = {**os.environ, "PLANTED": stage.values[0].hex()}

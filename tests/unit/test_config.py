@@ -83,6 +83,12 @@ def test_advertised_host_has_no_port(advertise: str) -> None:
         ({"advertise": None}, "advertise"),
         ({"name": None, "advertise": None}, "advertise and name"),
         ({"log_format": "xml"}, "log_format"),
+        ({"metrics_listen": "0.0.0.0:7446"}, "loopback"),
+        ({"metrics_listen": "localhost:7446"}, "loopback"),
+        ({"metrics_listen": "[::]:7446"}, "loopback"),
+        ({"metrics_listen": "10.0.0.1"}, "loopback"),
+        ({"audit_keep_days": "0"}, "audit_keep_days"),
+        ({"audit_keep_days": "1.5"}, "audit_keep_days"),
         ({"hook_timeout_s": "0"}, "hook_timeout_s"),
         ({"hook_timeout_s": "601"}, "hook_timeout_s"),
         ({"hook_timeout_s": "1.5"}, "hook_timeout_s"),
@@ -118,3 +124,14 @@ def test_absent_file_is_refused(tmp_path: Path) -> None:
 def test_certificates_tell_names_from_addresses() -> None:
     assert host_names("m.example") == (("m.example",), ())
     assert [str(one) for one in host_names("::1")[1]] == ["::1"]
+
+
+def test_metrics_are_served_on_loopback_where_it_is_asked_for() -> None:
+    assert load(None, LEAST).metrics_listen is None
+    for text, address in (("127.0.0.1", "127.0.0.1:7446"), ("[::1]:9000", "[::1]:9000")):
+        assert str(load(None, {**LEAST, "metrics_listen": text}).metrics_listen) == address
+
+
+def test_exports_are_kept_for_ever_unless_days_are_said() -> None:
+    assert load(None, LEAST).audit_keep_s is None
+    assert load(None, {**LEAST, "audit_keep_days": "2"}).audit_keep_s == 172_800.0
