@@ -8,6 +8,7 @@
 # COMMAND finds `docker` and `docker-compose` on its PATH, and in its environment
 #   STRONGROOM_ENGINE_ROOT   the engine's root directory, as this machine sees it
 #   STRONGROOM_LAB           a copy of the last commit below that root, with wheels and etcd: the build context
+#   STRONGROOM_MEMORY        an empty directory in memory, for values and keys
 #   BASE_IMAGE               an image made from Debian packages
 set -euo pipefail
 
@@ -30,9 +31,22 @@ for program in mmdebstrap nsenter unshare setpriv; do
     command -v "$program" >/dev/null || { say "$program is missing; run: apt-get install -y $program"; exit 1; }
 done
 
+clear_leftovers() { # of scripts that were killed: their engines went with them, their directories did not
+    local left
+    for left in /var/tmp/strongroom-engine.*; do
+        [[ -s $left/owner ]] && kill -0 "$(cat "$left/owner")" 2>/dev/null && continue
+        [[ -z $(find "$left" -maxdepth 0 -mmin -1 2>/dev/null) ]] || continue # not yet marked
+        rm -rf --one-file-system "$left" "/dev/shm/${left##*/}"
+    done
+}
+
+clear_leftovers
 mkdir -p "$cache"
 work=$(mktemp -d /var/tmp/strongroom-engine.XXXXXX)
+echo $$ >"$work/owner"
 root=$work/root
+memory=/dev/shm/${work##*/}
+mkdir -m 0700 "$memory"
 group=strongroom-${work##*.}
 engine=""
 command=""
@@ -53,7 +67,7 @@ end_engine() {
         while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(
             find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null
         )
-        rm -rf --one-file-system "$work" 2>/dev/null && break
+        rm -rf --one-file-system "$memory" "$work" 2>/dev/null && break
         sleep 0.5
     done
 }
@@ -158,8 +172,12 @@ wait_for_engine() {
     exit 1
 }
 
-debian engine docker.io,docker-compose,iptables,iproute2,ca-certificates
-debian base python3,python3-venv,ca-certificates
+debian engine docker.io,docker-compose,iptables,iproute2,ca-certificates &
+engine_root=$!
+debian base python3,python3-venv,ca-certificates &
+base_root=$!
+wait "$engine_root"
+wait "$base_root"
 say "unpacking the engine"
 mkdir -p "$root"
 chmod 0755 "$work" "$root"
@@ -172,7 +190,7 @@ wait_for_engine
 say "importing the base image"
 "$work/bin/docker" import - strongroom-base:"$suite" <"$cache/base-$suite.tar" >/dev/null
 
-export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab
+export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab STRONGROOM_MEMORY=$memory
 # In the background: a signal to this script is then handled at once.
 "$@" <&0 &
 command=$!

@@ -4,7 +4,6 @@ Elsewhere nothing here is collected: an engine is not a thing that a test starts
 """
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,12 @@ collect_ignore_glob = [] if ENGINE_ROOT else ["test_*.py"]
 @pytest.fixture(scope="session")
 def lab() -> Iterator[ContainerLab]:
     """Return the lab after its story: every part runs, three secrets are in place."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as runtime:
-        disk = Path(ENGINE_ROOT) / "var" / "lib" / "docker"
-        made = make_lab(REPOSITORY, disk, Path(runtime), Narrator())
-        made.engine.run("docker-compose", "build", "--quiet")
-        try:
-            play(made)
-            made.narrator.summary()
-            yield made
-        finally:
-            made.processes.stop_all()
+    disk = Path(ENGINE_ROOT) / "var" / "lib" / "docker"
+    made = make_lab(REPOSITORY, disk, Path(os.environ["STRONGROOM_MEMORY"]), Narrator())
+    made.engine.run("docker-compose", "build", "--quiet")
+    try:
+        play(made)
+        made.narrator.summary()
+        yield made
+    finally:
+        made.processes.stop_all()

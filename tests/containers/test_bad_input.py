@@ -43,9 +43,8 @@ def test_bootstrap_founds_nothing_while_a_manager_is_missing(
 
 def worker_token(lab: ContainerLab) -> bytes:
     """Return a token that admits one node."""
-    operator = lab.engine.container("operator")
-    words = ("docker", "exec", operator, "strongroom", "token", "create", "--role", "worker", "-q")
-    return lab.engine.run(*words).strip().encode()
+    done = lab.shell.look("strongroom", "token", "create", "--role", "worker")
+    return done.stdout.strip().encode()
 
 
 def agent(lab: ContainerLab, *words: str, stdin: bytes) -> str:
