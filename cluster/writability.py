@@ -26,7 +26,10 @@ GIVE_UP_S: Final = 8.0
 NO_QUORUM: Final = "the record cannot be written: no quorum"
 FULL: Final = "the record cannot be written: the engine is full"
 BEHIND: Final = "the record cannot be written: this manager does not see what it wrote"
+ALARM: Final = "the record cannot be written: the engine raised an alarm"
 FAULTY: Final = "the record cannot be written: the engine refuses"
+_NO_SPACE: Final = ("NOSPACE", "no space")
+"""How the engines' alarms say so."""
 
 
 @dataclass(slots=True)
@@ -70,8 +73,9 @@ class Writability:
         reason = NO_QUORUM
         try:
             async with asyncio.timeout(LOOK_S):
-                if (await self.engine.status()).alarms:
-                    return FULL
+                status = await self.engine.status()
+                if status.alarms:
+                    return FULL if _is_full(status.alarms) else ALARM
                 outcome = await self.engine.transact(
                     self.entropy.token(REQUEST_ID_SIZE), (), (Put(self._key, b"\0"),)
                 )
@@ -86,3 +90,7 @@ class Writability:
         except ClusterError as error:
             return reason if error.retryable else FAULTY
         return ""
+
+
+def _is_full(alarms: tuple[str, ...]) -> bool:
+    return any(words in alarm for alarm in alarms for words in _NO_SPACE)

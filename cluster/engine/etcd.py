@@ -240,7 +240,8 @@ class EtcdEngine:
             revision=own.header.revision,
             size_bytes=own.dbSize,
             quota_bytes=self._quota_bytes,
-            alarms=tuple(text.strip() for text in own.errors),
+            # Its errors hold more than alarms: that there is no leader, which `leader` says.
+            alarms=tuple(text.strip() for text in own.errors if "alarm:" in text),
             cluster_id=format(own.header.cluster_id, "x"),
         )
 

@@ -111,3 +111,34 @@ def follow(cluster: RunningCluster, manager: ManagerProcess, told: Told, data: P
     wait_until(lambda: told.reason() is None, "it is ready again")
     cluster.create_secret("more", b"more")
     wait_until(lambda: told.metric("strongroom_duty_holder") == 1, "it takes the duties again")
+
+
+@pytest.mark.slow
+def test_survivor_without_a_majority_is_not_ready_and_says_why() -> None:
+    """Two of three managers die; the third lives, reads nothing new, and is ready with them."""
+    with running_cluster(managers=3, engine="etcd") as cluster:
+        survivor, *others = cluster.managers
+        survivor.stop()
+        (port,) = free_ports(1)
+        survivor.argv += ["--metrics-listen", f"127.0.0.1:{port}"]
+        told = Told(port)
+        survivor.start()
+        cluster.unlock_all()
+        wait_until(lambda: told.reason() is None, "all three are there")
+        wait_until(lambda: told.metric('strongroom_managers{state="ready"}') == 3, "all are seen")
+        wait_until(lambda: told.metric("strongroom_duty_held") == 1, "the duties are held")
+
+        for manager in others:
+            manager.kill()
+        wait_until(lambda: told.reason() is not None, "it is not ready alone")
+        assert told.reason() == "the record cannot be written: no quorum"
+        assert told.get("/healthz")[0] == 200
+        assert told.metric("strongroom_writable") == 0
+        assert told.metric("strongroom_engine_has_leader") in {0, None}
+        assert told.metric("strongroom_sessions") == 0
+
+        for manager in others:
+            manager.start()
+        cluster.unlock_all()
+        wait_until(lambda: told.reason() is None, "it is ready again")
+        wait_until(lambda: told.metric("strongroom_duty_held") == 1, "the duties are held again")

@@ -66,7 +66,9 @@ async def test_look_writes(stores: StoreLab, looking: Writability) -> None:
     [
         (OutcomeUnknown("lost"), (), writability.NO_QUORUM),
         (StorageFull(), (), writability.FULL),
-        (None, ("NOSPACE",), writability.FULL),
+        (None, ("memberID:1 alarm:NOSPACE",), writability.FULL),
+        (None, ("no space",), writability.FULL),
+        (None, ("memberID:1 alarm:CORRUPT",), writability.ALARM),
     ],
 )
 async def test_store_that_reads_well_and_does_not_write_is_told(
