@@ -127,3 +127,56 @@ def test_export_that_fails_leaves_no_file(
     manager.on("GET /v1/audit", page(ENTRY, cursor=7), refusal)
     assert run("audit", "export", str(tmp_path / "audit.jsonl")).code == 3
     assert not (tmp_path / "audit.jsonl").exists()
+
+
+ARCHIVES: dict[str, Any] = {
+    "archives": [
+        {"name": "1.links", "verdict": "whole", "number": 1, "links": 9, "follows": "", "why": ""},
+        {"name": "2.links", "verdict": "broken", "number": None, "links": 0, "why": "cut off"},
+    ],
+    "whole": False,
+}
+
+
+def test_archives_name_what_is_broken_and_the_exit_code_says_it(run: Run, admin: Canned) -> None:
+    whole = {"archives": ARCHIVES["archives"][:1], "whole": True}
+    none: dict[str, Any] = {"archives": [], "whole": True}
+    admin.on("GET /admin/audit/archives", (200, ARCHIVES), (200, whole), (200, none))
+    done = run("audit", "archives", "--admin-socket", admin.endpoint)
+    assert done.code == 1
+    assert [line.split()[:2] for line in done.out.splitlines()[1:]] == [
+        ["1.links", "whole"],
+        ["2.links", "broken"],
+    ]
+    assert "broken or missing; see docs/how-to/integrity.md" in done.err
+    assert run("audit", "archives", "-q", "--admin-socket", admin.endpoint).out == "1.links\n"
+    empty = run("audit", "archives", "--admin-socket", admin.endpoint)
+    assert (empty.code, empty.err) == (0, "strongroom: this manager has exported nothing yet\n")
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "said"),
+    [
+        ({"done": True}, 0, "1 entries written"),
+        ({"error": {"code": "audit_chain_broken", "message": "it was cut"}}, 1, "it was cut"),
+        (None, 5, "the manager stopped before it was done"),
+    ],
+)
+def test_archive_is_exported_whole_or_not_at_all(
+    run: Run, admin: Canned, tmp_path: Path, last: object, code: int, said: str
+) -> None:
+    lines = [ENTRY] if last is None else [ENTRY, last]
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    admin.on("GET /admin/audit/archives/1.links", (200, content))
+    target = tmp_path / "old.jsonl"
+    words = ("audit", "export", str(target), "--archive", "1.links")
+    done = run(*words, "--admin-socket", admin.endpoint)
+    assert (done.code, said in done.err) == (code, True)
+    assert target.exists() == (code == 0)
+
+
+def test_archive_is_not_filtered(run: Run, admin: Canned, tmp_path: Path) -> None:
+    words = ("audit", "export", str(tmp_path / "x"), "--archive", "1.links", "--action", "secret")
+    done = run(*words, "--admin-socket", admin.endpoint)
+    assert (done.code, "leave the filters out" in done.err) == (1, True)
+    assert admin.asked == []
