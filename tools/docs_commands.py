@@ -21,6 +21,7 @@ EXIT_CODES = {
     ExitCode.NOT_PERMITTED: "not permitted or not authenticated",
     ExitCode.STILL_WAITING: "still waiting when the time ran out; the change stays",
     ExitCode.UNAVAILABLE: "no manager can answer: unreachable, locked, no quorum",
+    ExitCode.STOPPED: "the change was paused or taken back; see `strongroom rollout`",
     ExitCode.INTERRUPTED: "interrupted",
 }
 AGENT_EXIT_CODES = {
@@ -38,7 +39,7 @@ def commands_page() -> str:
     """Return the reference of `strongroom` and `strongroom-agent`."""
     shared = Parser("shared", add_help=False)
     add_connection(shared)
-    common = {action.option_strings[-1] for action in _actions(shared)}
+    common = {action.option_strings[-1] for action in actions_of(shared)}
     lines = [
         "# Commands",
         "",
@@ -50,7 +51,7 @@ def commands_page() -> str:
         "",
         "Common flags:",
         "",
-        *_table(_actions(shared)),
+        *_table(actions_of(shared)),
         "",
         "Exit codes of `strongroom`:",
         "",
@@ -68,14 +69,24 @@ def commands_page() -> str:
 
 def commands() -> list[str]:
     """Return every command, `strongroom secret create` for example."""
-    return [leaf.prog for parser, summary in _parsers() for leaf, _help in _leaves(parser, summary)]
+    return [leaf.prog for parser, summary in _parsers() for leaf, _help in leaves(parser, summary)]
 
 
 def _parsers() -> Tree:
+    yield from operator_parsers()
+    yield from agent_parsers()
+
+
+def operator_parsers() -> Tree:
+    """Yield the parser of each noun of `strongroom`, with its summary."""
     for name, (module, summary) in COMMANDS.items():
         parser = Parser(f"strongroom {name}", description=summary.capitalize() + ".")
         import_module(module).add_commands(parser)
         yield parser, summary
+
+
+def agent_parsers() -> Tree:
+    """Yield the parser of each verb of `strongroom-agent`, with its summary."""
     for name, (module, summary) in VERBS.items():
         verb = argparse.ArgumentParser(prog=f"strongroom-agent {name}")
         import_module(module).add_arguments(verb)
@@ -87,19 +98,20 @@ def _codes(codes: dict[ExitCode, str] | dict[int, str]) -> list[str]:
     return ["| code | meaning |", "|---|---|", *rows]
 
 
-def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Return the arguments of a parser, without its help flag."""
     actions = parser._actions  # noqa: SLF001  # argparse has no public way to list them
     return [action for action in actions if not isinstance(action, argparse._HelpAction)]  # noqa: SLF001  # as above
 
 
 def _sections(parser: argparse.ArgumentParser, summary: str, common: set[str]) -> list[str]:
     lines: list[str] = []
-    for leaf, help_text in _leaves(parser, summary):
-        actions = _actions(leaf)
+    for leaf, help_text in leaves(parser, summary):
+        actions = actions_of(leaf)
         flags = {flag for action in actions for flag in action.option_strings}
         shared = common if common <= flags else set()
         own = [a for a in actions if not shared.intersection(a.option_strings)]
-        lines += ["", f"## {leaf.prog}", "", f"`{_usage(leaf.prog, actions)}`", ""]
+        lines += ["", f"## {leaf.prog}", "", f"`{usage(leaf.prog, actions)}`", ""]
         lines += [f"{help_text[:1].upper()}{help_text[1:]}.", ""]
         if leaf.description and leaf.description.rstrip(".").lower() != help_text.lower():
             lines += [leaf.description, ""]
@@ -113,23 +125,26 @@ def _sections(parser: argparse.ArgumentParser, summary: str, common: set[str]) -
     return lines
 
 
-def _leaves(parser: argparse.ArgumentParser, summary: str) -> Tree:
-    for action in _actions(parser):
+def leaves(parser: argparse.ArgumentParser, summary: str) -> Tree:
+    """Yield the commands below a parser that take arguments, each with its line of help."""
+    for action in actions_of(parser):
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001  # as above
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}  # noqa: SLF001  # as above
             for name, leaf in action.choices.items():
-                yield from _leaves(leaf, helps.get(name, ""))
+                yield from leaves(leaf, helps.get(name, ""))
             return
     yield parser, summary
 
 
-def _usage(prog: str, actions: list[argparse.Action]) -> str:
+def usage(prog: str, actions: list[argparse.Action]) -> str:
+    """Return a command with what it takes, in a line."""
     flags = " [flags]" if any(action.option_strings for action in actions) else ""
-    words = [_positional(action) for action in actions if not action.option_strings]
+    words = [positional(action) for action in actions if not action.option_strings]
     return " ".join([prog + flags, *words])
 
 
-def _positional(action: argparse.Action) -> str:
+def positional(action: argparse.Action) -> str:
+    """Return an argument as a usage line shows it."""
     name = _metavar(action)
     match action.nargs:
         case "?":
@@ -148,14 +163,17 @@ def _metavar(action: argparse.Action) -> str:
     return str(action.metavar or action.dest.upper())
 
 
+def named(action: argparse.Action) -> str:
+    """Return a flag with its value; empty for an argument without a flag."""
+    names = ", ".join(action.option_strings)
+    return f"{names} {_metavar(action)}" if names and action.nargs != 0 else names
+
+
 def _table(actions: list[argparse.Action]) -> list[str]:
     rows = []
     for action in actions:
-        names = ", ".join(action.option_strings)
-        takes_value = action.nargs != 0
-        named = f"{names} {_metavar(action)}" if names and takes_value else names
         text = (action.help or "") % {"default": action.default, "prog": ""}
         required = "required; " if action.option_strings and action.required else ""
         cell = f"{required}{text}".replace("|", "\\|")
-        rows.append(f"| `{named or _positional(action)}` | {cell} |")
+        rows.append(f"| `{named(action) or positional(action)}` | {cell} |")
     return ["| argument | meaning |", "|---|---|", *rows]

@@ -1,6 +1,7 @@
 """The generated parts of the docs: written from the code, compared with it by `--check`.
 
-They are pages of docs/reference, and the column of tests in docs/threat-model.md.
+They are pages of docs/reference, the column of tests in docs/threat-model.md, and in packaging/ the
+manual pages and the completion of shells.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from cluster.protocol import errors
 from tests.architecture.threat_rows import marks
+from tools import docs_completion, docs_man
 from tools.docs_api import api_page
 from tools.docs_commands import commands_page
 from tools.docs_settings import settings_page
@@ -80,6 +82,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/config.md": settings_page,
     "docs/reference/errors.md": errors_page,
     "docs/threat-model.md": threat_model_page,
+    docs_completion.BASH: docs_completion.bash,
+    docs_completion.ZSH: docs_completion.zsh,
+    **docs_man.pages(),
 }
 
 
