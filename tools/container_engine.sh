@@ -153,7 +153,7 @@ exec nsenter --target \$(cat $work/pid) --mount --net --ipc --uts --pid --root -
     env -i -C $lab PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \\
     BASE_IMAGE="\${BASE_IMAGE:-}" STRONGROOM_NOSWAP="\${STRONGROOM_NOSWAP-,noswap}" STRONGROOM_MEMLOCK="\${STRONGROOM_MEMLOCK:-$memlock}" \\
     COMPOSE_PROJECT_NAME="\${COMPOSE_PROJECT_NAME:-strongroom}" COMPOSE_FILE="\${COMPOSE_FILE:-docker-compose.yml}" \\
-    COMPOSE_INTERACTIVE_NO_CLI=1 DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0 $name "\$@"
+    DOCKER_BUILDKIT=0 COMPOSE_DOCKER_CLI_BUILD=0 $name "\$@"
 PROGRAM
         chmod 0755 "$work/bin/$name"
     done

@@ -10,7 +10,7 @@ import pytest
 
 from docs.lab.compose.driver import ContainerLab
 
-JOIN = ("strongroom-agent", "join", "--manager", "m1:7444", "--token-file", "-", "--name")
+JOIN = ("strongroom-agent", "join", "--manager", "m1:7444", "--name")
 SERVICE = (
     *("strongroom", "service", "create", "plain", "--secret", "red-password"),
     *("--constraint", "node.name==plain1"),

@@ -48,7 +48,7 @@ def test_no_image_puts_files_into_memory(lab: ContainerLab, name: str) -> None:
 
 
 def _volumes_in_memory(lab: ContainerLab, name: str) -> list[dict[str, Any]]:
-    mounts = lab.engine.inspect(name)["HostConfig"]["Mounts"] or []
+    mounts = lab.engine.inspect(name)["HostConfig"].get("Mounts") or []
     return [one for one in mounts if one["Source"].endswith(IN_MEMORY)]
 
 
