@@ -30,6 +30,8 @@ _CALLER: Final = "strongroom.caller"
 CONNECTIONS_PER_PEER: Final = 128
 """Open at once by one certificate, or by one address where there is none: a peer that opens more
 would take the descriptors of all others."""
+STRANGERS_TOGETHER: Final = 512
+"""Open at once without a certificate; then the address that has the most loses its oldest."""
 
 
 def caller_of(scope: Mapping[str, Any]) -> Caller | None:
@@ -61,7 +63,7 @@ class ConnectionRegistry:
         self._look_again_s = look_again_s
         self._by_transport: dict[asyncio.BaseTransport, Connection] = {}
         self._by_fingerprint: defaultdict[str, set[Connection]] = defaultdict(set)
-        self._strangers: dict[asyncio.BaseTransport, str] = {}
+        self._strangers: dict[asyncio.Transport, str] = {}
         self._by_address: Counter[str] = Counter()
 
     def total(self) -> int:
@@ -102,7 +104,7 @@ class ConnectionRegistry:
 
     def forget(self, transport: asyncio.BaseTransport) -> None:
         """Drop a connection that ended; once more does no harm."""
-        address = self._strangers.pop(transport, None)
+        address = self._strangers.pop(cast("asyncio.Transport", transport), None)
         if address is not None:
             self._by_address[address] -= 1
             if not self._by_address[address]:
@@ -130,15 +132,27 @@ class ConnectionRegistry:
         ]
         return self._cut_all(of_identity, "revoked")
 
-    def _count_stranger(self, transport: asyncio.BaseTransport) -> None:
+    def _count_stranger(self, transport: asyncio.Transport) -> None:
         peer = transport.get_extra_info("peername")
         if not isinstance(peer, tuple):  # a unix socket: its path's mode says who may
             return
         address = str(peer[0])
-        if self._by_address[address] >= CONNECTIONS_PER_PEER:
+        if self._by_address[address] >= CONNECTIONS_PER_PEER or not self._has_room(address):
             raise TooManyRequests
         self._by_address[address] += 1
         self._strangers[transport] = address
+
+    def _has_room(self, address: str) -> bool:
+        """Return whether one more stranger fits; make room if another address has more open."""
+        if len(self._strangers) < STRANGERS_TOGETHER:
+            return True
+        busiest, most = self._by_address.most_common(1)[0]
+        if most <= self._by_address[address] + 1:
+            return False
+        oldest = next(one for one, of in self._strangers.items() if of == busiest)
+        self.forget(oldest)
+        oldest.abort()
+        return True
 
     def _cut_all(self, connections: list[Connection], reason: str) -> int:
         for watched in connections:

@@ -22,6 +22,7 @@ from cluster.pki.received_leaf import check_received
 from cluster.pki.tls import caller_from_der
 from cluster.pki.trust_bundle import TrustBundle
 from cluster.protocol import https_client, ids, wire
+from cluster.protocol.endpoints import Deadline
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.loopback import parse_loopback_url
 from cluster.protocol.secret_bytes import SecretBytes
@@ -128,7 +129,7 @@ def _answer(data: bytes) -> None:
         sender = threading.Thread(target=answer)
         sender.start()
         try:
-            exchange = https_client._Exchange(ours, https_client.Deadline(10, None), safe=True)
+            exchange = https_client._Exchange(ours, Deadline(10, None), safe=True)
             exchange.send("GET", "/v1/ca", [("host", "x")], None)
             status, headers = exchange.read_head()
             answers.parse(https_client.LineStream(status, headers, exchange.chunks()).read())

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
+import msgspec
+
 import agent.config
 import cluster.config
 from agent.cli import main as agent_command
@@ -221,7 +223,8 @@ _TYPED: Final = (
     b"token\ncreate\n--ttl\n1h\n--cidr\n10.0.0.0/8",
     b"manager\nrun\n--name\nm1",
 )
-_RECORDS: Final = tuple(filled(kind) for kind in (*codec.RECORD_TYPES.values(), AuditRecord))
+_KINDS: Final[tuple[type[msgspec.Struct], ...]] = (*codec.RECORD_TYPES.values(), AuditRecord)
+_RECORDS: Final = tuple(filled(kind) for kind in _KINDS)
 
 TARGETS: Final = (
     Target("sealed-record", _sealed_record, (RECORD,)),

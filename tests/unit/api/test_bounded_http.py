@@ -138,6 +138,28 @@ def test_one_peer_opens_only_so_many_connections(monkeypatch: pytest.MonkeyPatch
                 one.close()
 
 
+@pytest.mark.threat("T-46")
+def test_strangers_with_the_most_connections_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses take part, one more that needs a single connection gets it."""
+    monkeypatch.setattr(peer, "STRANGERS_TOGETHER", 4)
+    cluster = ClusterAuthority()
+    manager = cluster.issue(Kind.MANAGER)
+    server_context = tls.server_context(manager.chain_pem, manager.key_pem, None)
+    with serving(count_body, server_context) as running:
+        greedy, other, last = (
+            Opener(cluster, running, "n", f"127.0.0.{number}") for number in (1, 2, 3)
+        )
+        held = [greedy.open() for _ in range(3)]
+        running.wait_until(lambda: running.registry.open_by_peer() == 3)
+        with other.open() as second, last.open() as third:
+            assert other.is_answered(second)
+            assert last.is_answered(third)
+            assert not greedy.is_answered(held[0]), "the oldest of the busiest went"
+            assert greedy.is_answered(held[1])
+        for one in held:
+            one.close()
+
+
 class Opener:
     """Opens connections as one peer."""
 
