@@ -23,7 +23,7 @@ from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import checkpoint_of
 
 MAX_RUN: Final = 500
-"""Links that are opened at once: about 25 ms of the processor's time."""
+"""Links that are opened at once, before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)

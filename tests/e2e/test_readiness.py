@@ -1,5 +1,6 @@
 """Readiness and metrics of a real manager, from outside: locked, serving, and with a full disk."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -62,12 +63,10 @@ def on_a_small_disk(manager: ManagerProcess) -> Path:
 def fill(directory: Path) -> Path:
     """Leave not one byte free."""
     filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while file.write(b"\0" * 65_536):
-                pass
-        except OSError:
-            return filler
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 65_536):
+            pass
+    return filler
 
 
 @pytest.mark.slow
