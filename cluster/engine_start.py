@@ -45,13 +45,29 @@ class StartedEngine:
     member: EtcdMember | None = None
     fds: tuple[int, ...] = ()
 
+    async def answers(self, peer_address: str) -> bool:
+        """Return whether something listens where a member's peers reach it."""
+        return await _answers(peer_address)
+
+    async def recover_space(self) -> dict[str, object]:
+        """Free space after the quota was reached, and return how full the engine is then."""
+        await self.engine.recover_space()
+        status = await self.engine.status()
+        return {
+            "size_bytes": status.size_bytes,
+            "quota_bytes": status.quota_bytes,
+            "alarms": list(status.alarms),
+        }
+
     async def reachable(self) -> tuple[int, int]:
         """Return how many voters' peer listeners answer, and how many voters there are."""
-        voters = await self._voters()
+        voters = await self.voters()
         answers = await asyncio.gather(*(_answers(address) for address in voters))
         return sum(answers), len(voters)
 
-    async def _voters(self) -> tuple[str, ...]:
+    async def voters(self) -> tuple[str, ...]:
+        """Return host:port of every voter, as this member's peer listener tells it: that answers
+        without a quorum too. Raises Unavailable."""
         if self.member is None:
             return ()
         settings = self.member.settings
@@ -118,10 +134,12 @@ async def start_engine(
     *,
     initial_cluster: dict[str, str] | None = None,
     state: ClusterState = "new",
+    alone: bool = False,
 ) -> StartedEngine:
     """Start the engine and return it; it may not have a quorum yet.
 
     `initial_cluster`: member name -> host:port, for a first start; existing data overrule it.
+    `alone`: every other member is dropped, and what only they held is lost.
     """
     config.engine_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if kind == "sqlite":
@@ -146,7 +164,7 @@ async def start_engine(
             inherit=(identity_fd, authority_fd),
         )
     )
-    await member.start(initial_cluster or {config.name: config.peer_address}, state)
+    await member.start(initial_cluster or {config.name: config.peer_address}, state, alone=alone)
     etcd = await EtcdEngine.connect(member.settings.socket_path, clock, entropy)
     return StartedEngine(etcd, etcd, member, (identity_fd, authority_fd))
 

@@ -12,8 +12,7 @@ DESIGN 4 and 5, ADR 0010.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from enum import StrEnum
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -22,6 +21,7 @@ from cluster.api.routes_admin import (
     InitRequest,
     JoinRequest,
     MigrateRequest,
+    RecoverRequest,
     RenewRequest,
     Step,
     UnlockRequest,
@@ -29,6 +29,7 @@ from cluster.api.routes_admin import (
 from cluster.config import Config
 from cluster.data_directory import DataDirectory
 from cluster.engine.measured import MeasuredEngine
+from cluster.engine_change import EngineChanges
 from cluster.engine_join import completed, promoted, require_joined, start_learner
 from cluster.engine_start import (
     StartedEngine,
@@ -40,26 +41,21 @@ from cluster.founded_store import found_store
 from cluster.joining import Joiner
 from cluster.keyring_wait import wait_for_keyring
 from cluster.metrics import Metrics
-from cluster.migrating import (
-    Migration,
-    check_followed,
-    follow,
-    migrated,
-    require_migratable,
-    settle_import,
-)
+from cluster.migrating import check_followed, settle_import
 from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import (
     AlreadyExists,
     Conflict,
     IntegrityError,
     InvalidRequest,
+    InvariantViolation,
     Locked,
     PermissionDenied,
     Unavailable,
 )
 from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.quorum_recovery import Recovery
 from cluster.seal.unlock import (
     SealFileContents,
     SealKey,
@@ -68,6 +64,7 @@ from cluster.seal.unlock import (
     rewrite_seal_file,
 )
 from cluster.sockets import bind_tcp
+from cluster.standing import State
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
 from cluster.system import Clock, Entropy
@@ -76,21 +73,12 @@ from cluster.unlocked import UnlockedManager
 if TYPE_CHECKING:
     from cluster.store.view import IntegrityFault
 
+__all__ = ["Lifecycle", "State"]
+
 log = structlog.get_logger(__name__)
 
 ENGINES: Final = frozenset({"sqlite", "etcd"})
 QUORUM_LOOK_S: Final = 0.2
-
-
-class State(StrEnum):
-    """Where a manager stands."""
-
-    EMPTY = "empty"
-    LOCKED = "locked"
-    STARTING = "starting"
-    SERVING = "serving"
-    MIGRATING = "migrating"
-    FAILED = "failed"
 
 
 class Lifecycle:
@@ -107,11 +95,13 @@ class Lifecycle:
         self.metrics = Metrics()
         self._step = ""
         self._moving = asyncio.Lock()
+        self._recovery = Recovery(config, clock, entropy)
+        self._changes = EngineChanges(self, config, clock, entropy, self._recovery, self._moving)
         self._serving = asyncio.Event()
         self._unlocked: UnlockedManager | None = None
         self._started: StartedEngine | None = None
+        self._held: tuple[SealFileContents, SealKey] | None = None
         self._running: asyncio.Task[None] | None = None
-        self._migrating: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._faults: list[IntegrityFault] = []
         self._sockets = bind_tcp(config.api_listen), bind_tcp(config.join_listen)
@@ -178,51 +168,17 @@ class Lifecycle:
                 await asyncio.wait_for(self._serving.wait(), QUORUM_LOOK_S)
         yield Step(done=True)
 
-    async def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
-        """Move the store to etcd and serve from there, or on from here if that fails. Goes on when
-        the caller goes away."""
-        if request.to != "etcd":
-            raise InvalidRequest("a store is migrated to etcd")
-        if self._migrating is not None and not self._migrating.done():
-            raise Conflict("a migration is under way; wait for it")
-        said: asyncio.Queue[str] = asyncio.Queue()
-        self._migrating = asyncio.create_task(self._migrate(said.put_nowait), name="migration")
-        async for word in follow(self._migrating, said):
-            yield Step(word)
-        yield Step(done=True)
+    def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
+        """Move the store to another engine, step by step."""
+        return self._changes.migrate(request)
 
-    async def _migrate(self, tell: Callable[[str], None]) -> None:
-        async with self._moving:
-            serving = self.serving()
-            source = await require_migratable(self.config, serving.started)
-            if self._faults:
-                raise IntegrityError("the store is not intact; see docs/how-to/integrity.md")
-            contents, seal_key = serving.present_contents, serving.seal_key
-            tell("stopping what is served")
-            await self._pause()
-            migration = Migration(self.config, contents, source, self.clock, self.entropy)
-            self._started = None  # from here on `migrated` ends the engines if it is cancelled
-            try:
-                started, failure = await migrated(migration, serving.started, tell)
-                self._sockets = bind_tcp(self.config.api_listen), bind_tcp(self.config.join_listen)
-            except BaseException:
-                self.state = State.FAILED
-                self.failed.set()
-                raise
-            self._begin(contents, seal_key, started)
-            tell("opening the store")
-            await self._until_serving()
-            if failure is not None:
-                raise failure
+    async def lost_quorum(self) -> dict[str, object]:
+        """Return what this manager can see of a lost quorum."""
+        return await self._changes.lost_quorum()
 
-    async def _pause(self) -> None:
-        """Stop what is served; the engine goes on, and `_begin` serves again."""
-        self.state = State.MIGRATING
-        self._serving.clear()
-        self._unlocked = None
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+    def recover_quorum(self, request: RecoverRequest) -> AsyncIterator[Step]:
+        """Make a cluster of this manager alone, step by step."""
+        return self._changes.recover_quorum(request)
 
     async def status(self) -> dict[str, object]:
         """Return what this manager knows of itself, and of the cluster if it serves."""
@@ -247,15 +203,13 @@ class Lifecycle:
 
     async def recover_space(self) -> dict[str, object]:
         """Free space in this manager's engine after its quota was reached."""
+        return await self.engine().recover_space()
+
+    def engine(self) -> StartedEngine:
+        """Return the engine that runs. Raises Locked, Unavailable."""
         if self._started is None:
             raise Locked if self.state is State.LOCKED else Unavailable
-        await self._started.engine.recover_space()
-        engine = await self._started.engine.status()
-        return {
-            "size_bytes": engine.size_bytes,
-            "quota_bytes": engine.quota_bytes,
-            "alarms": list(engine.alarms),
-        }
+        return self._started
 
     def serving(self) -> UnlockedManager:
         """Return what serves; raise Locked or Unavailable while nothing does."""
@@ -271,6 +225,46 @@ class Lifecycle:
             return False, f"stored data of kind {self._faults[0].kind} failed its integrity check"
         reason = self._unlocked.writability.reason
         return not reason, reason
+
+    # --- exchanging the engine (cluster.engine_change) ---
+
+    def require_intact(self) -> None:
+        """Raise unless this manager serves and its records passed their checks."""
+        self.serving()
+        if self._faults:
+            raise IntegrityError("the store is not intact; see docs/how-to/integrity.md")
+
+    async def pause(self, state: State) -> tuple[SealFileContents, SealKey]:
+        """Stop what is served and let go of its ports and of the engine, which goes on."""
+        if self._held is None:
+            raise InvariantViolation("an engine runs only while its seal file is open")
+        contents, seal_key = self._held
+        if self._unlocked is not None:
+            contents = self._unlocked.present_contents
+        self.state = state
+        self._serving.clear()
+        self._unlocked = None
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        for bound in self._sockets:
+            bound.close()
+        self._started = None
+        return contents, seal_key
+
+    async def resume(
+        self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
+    ) -> None:
+        """Serve from an engine; return once it does."""
+        self._started = started
+        self._sockets = bind_tcp(self.config.api_listen), bind_tcp(self.config.join_listen)
+        self._begin(contents, seal_key, started)
+        await self._until_serving()
+
+    def give_up(self) -> None:
+        """End the process: there is no engine."""
+        self.state = State.FAILED
+        self.failed.set()
 
     # --- moving on ---
 
@@ -295,8 +289,7 @@ class Lifecycle:
             require_joined(self.config, contents)
             self._step = "starting the engine"
             await asyncio.to_thread(settle_import, self.config)
-            kind = engine_kind(self.config)
-            started = await start_engine(self.config, kind, contents, self.clock, self.entropy)
+            started = await self._restart_engine(contents)
             if contents.pending:
                 contents = await completed(self.config, contents, started)
                 await asyncio.to_thread(
@@ -304,9 +297,16 @@ class Lifecycle:
                 )
             self._begin(contents, seal_key, started)
 
+    async def _restart_engine(self, contents: SealFileContents) -> StartedEngine:
+        if self._recovery.is_under_way:
+            return await self._recovery.start_alone(contents)
+        kind = engine_kind(self.config)
+        return await start_engine(self.config, kind, contents, self.clock, self.entropy)
+
     def _begin(self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine) -> None:
         self.state = State.STARTING
         self._started = started
+        self._held = contents, seal_key
         self._running = asyncio.create_task(
             self._serve(contents, seal_key, started), name="unlocked"
         )
@@ -337,6 +337,7 @@ class Lifecycle:
             on_fault=self._faults.append,
         )
         try:
+            await self._recovery.finish(store, contents.manager_id)
             self._unlocked = UnlockedManager(
                 self.config, contents, seal_key, started, store, self.clock, self.entropy,
                 *self._sockets, health=self.health, metrics=self.metrics,
@@ -381,10 +382,10 @@ class Lifecycle:
 
     async def stop(self) -> None:
         """End what runs, and the engine after it."""
-        for task in (self._migrating, self._running):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        await self._changes.background.stop()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
         if self._started is not None:
             await self._started.stop()
         for bound in self._sockets:

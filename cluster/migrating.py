@@ -263,18 +263,6 @@ async def migrated(
     )
 
 
-async def follow(task: "asyncio.Task[None]", said: "asyncio.Queue[str]") -> AsyncIterator[str]:
-    """Yield what a task says until it ends, and raise what it raises; it outlives its listener."""
-    while not (task.done() and said.empty()):
-        next_word = asyncio.create_task(said.get())
-        await asyncio.wait({task, next_word}, return_when=asyncio.FIRST_COMPLETED)
-        if next_word.done():
-            yield next_word.result()
-        else:
-            next_word.cancel()
-    task.result()
-
-
 async def _stop(*engines: StartedEngine | None) -> None:
     for engine in engines:
         if engine is not None:

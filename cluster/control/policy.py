@@ -94,6 +94,7 @@ class Action(StrEnum):
     EVENT_LIST = "event.list"
     STORE_MAINTAIN = "store.maintain"
     STORE_MIGRATE = "store.migrate"
+    QUORUM_RECOVER = "quorum.recover"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
     ROTATION_STEP = "rotation.step"
@@ -239,6 +240,7 @@ _WAY_BACK = (
     Action.KEY_ROTATE,
     Action.STORE_MAINTAIN,
     Action.STORE_MIGRATE,
+    Action.QUORUM_RECOVER,
 )
 _DUTIES = (
     Action.PLACEMENT_CHANGE,
