@@ -42,6 +42,7 @@ def brief(found: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     return [(one["type"], one["action"], one["name"]) for one in found]
 
 
+@pytest.mark.threat("T-50")
 async def test_a_secrets_life_is_told_with_who_and_why(lab: ControlLab, events: Events) -> None:
     since = now(lab)
     await lab.secret("db", b"value-canary")
@@ -92,6 +93,7 @@ async def test_a_follower_is_told_as_it_happens(lab: ControlLab, events: Events)
         assert await anext(stream) == {"revision": event["revision"]}
 
 
+@pytest.mark.threat("T-50")
 async def test_a_deployer_is_told_of_what_carries_his_labels(
     lab: ControlLab, events: Events
 ) -> None:
@@ -114,6 +116,7 @@ async def test_a_deployer_is_told_of_what_carries_his_labels(
     assert ("node", "create", "n1") in everything
 
 
+@pytest.mark.threat("T-50")
 async def test_a_deployer_without_labels_is_told_of_no_node(
     lab: ControlLab, events: Events
 ) -> None:
@@ -124,6 +127,7 @@ async def test_a_deployer_without_labels_is_told_of_no_node(
     assert brief(found) == [("secret", "create", "db")]
 
 
+@pytest.mark.threat("T-50")
 async def test_rights_that_were_taken_away_end_the_stream(lab: ControlLab, events: Events) -> None:
     stands = [ADMIN]
 
@@ -170,6 +174,7 @@ async def test_filters_take_one_of_each_field(lab: ControlLab, events: Events) -
             EventFilter.of([terms[0]], [terms[1]], [])
 
 
+@pytest.mark.threat("T-50")
 async def test_history_that_is_gone_is_refused_and_names_where_to_begin(
     lab: ControlLab, stores: StoreLab, events: Events
 ) -> None:
@@ -199,6 +204,7 @@ async def test_a_follower_that_is_too_slow_is_told_so(
         await anext(stream)
 
 
+@pytest.mark.threat("T-50")
 async def test_states_under_a_destroyed_key_are_gone(
     lab: ControlLab, stores: StoreLab, events: Events
 ) -> None:
