@@ -51,6 +51,8 @@ group=strongroom-${work##*.}
 engine=""
 command=""
 
+own_cgroups() { find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null || true; }
+
 end_engine() {
     trap '' INT TERM HUP
     if [[ -n $command ]]; then
@@ -63,11 +65,10 @@ end_engine() {
         wait "$engine" 2>/dev/null || true
     fi
     local _ directory
-    for _ in {1..20}; do
-        while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(
-            find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null
-        )
-        rm -rf --one-file-system "$memory" "$work" 2>/dev/null && break
+    for _ in {1..20}; do # what was just ended may be there for a moment
+        while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(own_cgroups)
+        rm -rf --one-file-system "$memory" "$work" 2>/dev/null || true
+        [[ -e $work || -n $(own_cgroups) ]] || break
         sleep 0.5
     done
 }
