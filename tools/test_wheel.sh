@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Build the wheel, install it away from the checkout and run the unit tests against it:
-# a file that the wheel forgets shows here and nowhere else.
+# Build the wheel, install it away from the checkout, import each of its modules and run the unit tests
+# against it: a file that the wheel forgets shows here and nowhere else.
+#
+#   tools/test_wheel.sh PYTHON [TESTS...]     some tests instead of tests/unit
 set -euo pipefail
 
 python=${1:-python3}
@@ -22,11 +24,16 @@ cp -R tests pyproject.toml "$work/tests-only/"
 ln -s "$checkout/.tools" "$work/tests-only/.tools"
 cd "$work/tests-only"
 "$work/venv/bin/python" - "$work/venv" <<'PYTHON'
+import importlib
+import pkgutil
 import sys
 import agent, cluster
 for package in (agent, cluster):
     assert package.__file__.startswith(sys.argv[1]), f"{package.__file__} is not the wheel's"
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 PYTHON
 "$work/venv/bin/strongroom" --help >/dev/null
 "$work/venv/bin/strongroom-agent" --help >/dev/null
-"$work/venv/bin/python" -m pytest tests/unit -m "not slow" "$@"
+"$work/venv/bin/python" -m pytest "${@:-tests/unit}" -m "not slow"
