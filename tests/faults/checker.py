@@ -71,7 +71,8 @@ def linearizable(operations: Sequence[Operation], initial: State = None) -> bool
             raise Undecided
         if node is not None and node.returns is not None:
             operation = node.operation
-            if operation.outcome == "unknown" and state is not None and state[0] + 1 in claimed:
+            takes_number = operation.outcome == "unknown" and operation.action != "restore"
+            if takes_number and state is not None and state[0] + 1 in claimed:
                 node = node.after  # the number it would take is another's
                 continue
             after = step(state, operation)
@@ -147,7 +148,8 @@ def lost_writes(operations: Iterable[Operation]) -> list[Operation]:
     ordered = sorted(operations, key=lambda one: one.end)
     if any(one.action == "remove" for one in ordered):
         return []
-    reads = [one for one in ordered if one.action in _READS and one.outcome == "ok"]
+    # What is issued after a rollback has a lower number.
+    reads = [one for one in ordered if one.action == "read" and one.outcome == "ok"]
     writes = [one for one in ordered if one.action in {"rotate", "update"} and one.outcome == "ok"]
     last = max(reads, key=lambda one: one.start, default=None)
     if last is None:
@@ -169,6 +171,8 @@ class Watched:
 
     name: str
     batches: list[tuple[int, tuple[Change, ...]]] = field(default_factory=list)
+    from_start: bool = False
+    """Whether it began with the first revision of all."""
 
 
 def watch_faults(watches: Sequence[Watched]) -> list[str]:
@@ -188,6 +192,21 @@ def watch_faults(watches: Sequence[Watched]) -> list[str]:
     for watch in watches:
         faults += _gaps(watch, everything)
     return faults
+
+
+def unbroken(watches: Sequence[Watched]) -> int:
+    """Return the revision up to which the watches together brought everything."""
+    spans = [
+        (0 if watch.from_start else watch.batches[0][0], watch.batches[-1][0])
+        for watch in watches
+        if watch.batches
+    ]
+    reached = 0
+    for first, last in sorted(spans):
+        if first > reached + 1:
+            break
+        reached = max(reached, last)
+    return reached
 
 
 def _gaps(watch: Watched, everything: Mapping[int, object]) -> list[str]:

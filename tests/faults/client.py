@@ -128,6 +128,20 @@ class Client:
             self.history.add(done)
         return answer
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] | None = None,
+        *,
+        writes: bool = True,
+    ) -> Answered | None:
+        """Carry out what no history is kept of; return the answer, None without one."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode() if body else b""
+        headers = {"strongroom-request-id": format_id(self.random.randbytes(16))} if writes else {}
+        answer, _, _ = self._settle(method, path, content, headers, writes=writes)
+        return answer
+
     def settle(self, left: Unsettled) -> None:
         """Send a write again, under its request id, when all is at rest and nothing is under way
         any more: now a refusal is as definite as an answer."""

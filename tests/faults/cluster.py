@@ -124,6 +124,8 @@ class FaultCluster(RunningCluster):
     """A cluster on the hosts of a network, with a keeper."""
 
     network: Network = field(default_factory=Network)
+    evicted: list[FaultAgent] = field(default_factory=list)
+    """Agents whose nodes were evicted; they run on."""
     restarts: list[str] = field(default_factory=list)
     """Managers that ended by themselves."""
     _not_before: dict[str, float] = field(default_factory=dict)
@@ -146,6 +148,7 @@ class FaultCluster(RunningCluster):
 
         name = f"m{len(self.managers) + 1}"
         manager = FaultManager(name, self.base / name, self.env, need_etcd(), self.network)
+        manager.argv += self.manager_flags
         self.managers.append(manager)
         manager.start()
         return manager
@@ -234,7 +237,7 @@ class FaultCluster(RunningCluster):
     def close(self) -> None:
         """End everything and take every mount, device and file away."""
         self.stop_keeping()
-        for process in (*self.agents, *self.managers):
+        for process in (*self.agents, *self.evicted, *self.managers):
             process.kill()
         self.network.close()
         _remove(self.base)
@@ -274,4 +277,5 @@ def _remove(base: Path) -> None:
 
 def tails(cluster: FaultCluster, size: int = 2500) -> dict[str, Any]:
     """Return the end of every log."""
-    return {one.name: one.text()[-size:] for one in (*cluster.managers, *cluster.agents)}
+    processes = (*cluster.managers, *cluster.agents, *cluster.evicted)
+    return {one.name: one.text()[-size:] for one in processes}

@@ -1,6 +1,6 @@
 """Judges what nodes got: by the files on agents, by a probe's messages, by the records. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,19 @@ def file_faults(
     receipts: Iterable[Receipt],
     service_names: Mapping[str, str],
     lasting: Iterable[tuple[str, str, str]],
+    wanted: Callable[[str, str, str], Sequence[tuple[str, int]]] | None,
 ) -> Iterator[str]:
-    """Yield what is wrong with files that agents had: torn, of another secret, older than before,
-    without a receipt, or gone although they should stay (`lasting`)."""
+    """Yield what is wrong with files that agents had: torn, of another secret, behind what they
+    were before, without a receipt, or gone although they should stay (`lasting`).
+
+    `wanted` returns what a file was to hold, one after the other: a file may skip, and never go
+    back in that. None: nobody knows.
+    """
     issued = {
         (one.secret, one.version, one.node, service_names.get(one.service_id, "?"))
         for one in receipts
     }
-    newest: dict[tuple[str, str, str], int] = {}
+    orders: dict[tuple[str, str, str], _Order] = {}
     stays = frozenset(lasting)
     for sight in sights:
         place = (sight.agent, sight.service, sight.target)
@@ -62,15 +67,37 @@ def file_faults(
             yield f"{where}: holds what nobody wrote"
             continue
         secret, version = values[sight.mark]
-        if secret != sight.target:
+        if secret != sight.target.removesuffix(".previous"):
             yield f"{where}: holds a value of {secret}"
         if version is None:
             continue
-        if version < newest.get(place, 0):
-            yield f"{where}: version {version} came after {newest[place]}"
-        newest[place] = max(version, newest.get(place, 0))
+        if wanted is not None:
+            order = orders.get(place) or orders.setdefault(place, _Order(wanted(*place)))
+            if not order.goes_on((secret, version)):
+                yield f"{where}: version {version} came after {order.last}"
         if (secret, version, sight.agent, sight.service) not in issued:
             yield f"{where}: version {version} of {secret} has no receipt"
+
+
+@dataclass(slots=True)
+class _Order:
+    """How far a file has come in what it was to hold."""
+
+    wanted: Sequence[tuple[str, int]]
+    position: int = 0
+
+    @property
+    def last(self) -> int | None:
+        """The version it has come to."""
+        return self.wanted[self.position][1] if self.position < len(self.wanted) else None
+
+    def goes_on(self, file: tuple[str, int]) -> bool:
+        """Go on to the next place where it was to hold this; return whether there is one."""
+        for index in range(self.position, len(self.wanted)):
+            if self.wanted[index] == file:
+                self.position = index
+                return True
+        return False
 
 
 def probe_faults(
@@ -135,10 +162,8 @@ def _unreceipted(
 def desired_files(told: Mapping[str, Any]) -> dict[tuple[str, str, str], tuple[str, int]]:
     """Return (node, service, target) -> secret and version that must be there, by the records."""
     return {
-        (node, service, target): (source, told["secrets"][source])
-        for service, node, state in told["tasks"]
-        if state == "running"
-        for target, source in told["references"][service].items()
+        (node, service, target): (told["secret_names"][secret_id], version)
+        for service, node, target, secret_id, version in told["files"]
     }
 
 

@@ -48,6 +48,15 @@ class LoopDisk:
             if done.returncode != 0:
                 assert time.monotonic() < deadline, done.stderr.decode()
                 time.sleep(0.1)
+        # A command of a service that just starts may have a copy of every mount; as long as it has,
+        # mounting anew would bring the very same file system back, shut down as it is.
+        while self._has_device():
+            assert time.monotonic() < deadline, f"{self.image} is still in use"
+            time.sleep(0.1)
+
+    def _has_device(self) -> bool:
+        done = subprocess.run(["losetup", "-j", self.image], capture_output=True, check=False)
+        return bool(done.stdout.strip())
 
     def cut_power(self) -> None:
         """Lose what was not flushed; every access fails until it is mounted again."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultAgent, FaultManager
+from tests.faults.workload import BOTH, EVERYWHERE
 from tests.support.etcd_cluster import need_etcd
 from tests.support.running import SCRIPTS, Process
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from tests.faults.nemesis import Nemesis
 
 PATIENCE_S: Final = 120.0
+FILES_S: Final = 20.0
+"""How long a node may wait for its first files before it is evicted without any."""
 
 
 @contextlib.contextmanager
@@ -66,6 +69,7 @@ def join_manager(nemesis: "Nemesis") -> Iterator[str]:
         return
     token = cluster.ok("POST", "/v1/tokens", {"role": "manager"})["token"]
     newcomer = FaultManager(name, cluster.base / name, cluster.env, need_etcd(), cluster.network)
+    newcomer.argv += cluster.manager_flags
     newcomer.wanted = False
     newcomer.start()
     struck = nemesis.random.choice([newcomer, *cluster.fault_managers()])
@@ -89,6 +93,29 @@ def join_manager(nemesis: "Nemesis") -> Iterator[str]:
     cluster.managers.append(newcomer)
     newcomer.wanted = True
     yield f"{name}, {struck.name} killed, {attempts} attempts"
+
+
+@contextlib.contextmanager
+def evict_agent(nemesis: "Nemesis") -> Iterator[str]:
+    """A node joins, is given files, and is evicted with all that it held, while a manager is
+    killed."""
+    cluster = nemesis.cluster
+    name = nemesis.spare("n")
+    if name is None:
+        yield "nobody left"
+        return
+    agent = FaultAgent(name, cluster.base / name, cluster.env, cluster.network)
+    cluster.evicted.append(agent)
+    token = cluster.ok("POST", "/v1/tokens", {"role": "worker"})["token"]
+    agent.join(token, [manager.join for manager in cluster.managers])
+    agent.start()
+    deadline = time.monotonic() + FILES_S
+    while agent.read(EVERYWHERE, BOTH) is None and time.monotonic() < deadline:
+        nemesis.rest(0.2)
+    struck = nemesis.managers(1)[0]
+    threading.Timer(nemesis.random.uniform(0.0, 0.5), _kill, [struck]).start()
+    cluster.ok("POST", f"/v1/nodes/{name}/evict", {"rotate": True})
+    yield f"{name}, {struck.name} killed"
 
 
 def newcomer_state(manager: FaultManager) -> str:

@@ -49,6 +49,15 @@ def _rollback(state: State, operation: Operation) -> "State | Literal['impossibl
     return (number, state[2], state[1])
 
 
+def _restore(state: State, operation: Operation) -> "State | Literal['impossible']":
+    """A rollback of a secret: what was primary before is so again, under its own number."""
+    if operation.outcome == "fail":
+        return _refused(state, operation)
+    if state is None or not state[2]:
+        return IMPOSSIBLE
+    return (state[0], state[2], state[1])
+
+
 def _refused(state: State, operation: Operation) -> "State | Literal['impossible']":
     match operation.error:
         case "stale_version":
@@ -57,7 +66,9 @@ def _refused(state: State, operation: Operation) -> "State | Literal['impossible
         case code if code.endswith("_not_found"):
             holds = state is None
         case "conflict":
-            holds = state is None or not state[2]
+            # A rotation is refused too while too many versions are active.
+            wants_before = operation.action in {"rollback", "restore"}
+            holds = not wants_before or state is None or not state[2]
         case _:
             holds = True
     return state if holds else IMPOSSIBLE
@@ -83,6 +94,13 @@ def _read(state: State, operation: Operation) -> "State | Literal['impossible']"
     return state if operation.result == state[0] and right_content else IMPOSSIBLE
 
 
+def _issue(state: State, operation: Operation) -> "State | Literal['impossible']":
+    """What a node is issued: the primary's value, whatever its number."""
+    if operation.outcome != "ok":
+        return state
+    return state if state is not None and operation.value == state[1] else IMPOSSIBLE
+
+
 _STEPS: Final[dict[str, Step]] = {
     "create": _create,
     "rotate": _write,
@@ -91,5 +109,6 @@ _STEPS: Final[dict[str, Step]] = {
     "assign": _assign,
     "remove": _remove,
     "read": _read,
-    "issue": _read,
+    "issue": _issue,
+    "restore": _restore,
 }

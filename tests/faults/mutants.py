@@ -244,6 +244,93 @@ MUTANTS: Final = (
         ),
         "kill-agent,pause-agent",
     ),
+    Mutant(
+        "release-to-all",
+        "a task that a rollout has not released gets the new version",
+        (
+            (
+                "cluster/dispatcher/assignments.py",
+                "        wanted = records.held_version(task, reference.secret_id)\n",
+                "        wanted = None\n",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
+    Mutant(
+        "roll-nothing-back",
+        "a rollout that goes back leaves the failed version primary",
+        (
+            (
+                "cluster/control/rollout_rollback.py",
+                "return [Replace(stored, after), *_version_back(view, rollout, now_s)]",
+                "return [Replace(stored, after)]",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
+    Mutant(
+        "unhealthy-is-good",
+        "a rollout does not ask the service's check",
+        (
+            (
+                "cluster/control/rollout_targets.py",
+                "in_place and _health(task, status, facts) is False:",
+                "in_place and False:",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
+    Mutant(
+        "issue-retired",
+        "a retired version is issued as the version before",
+        (
+            (
+                "cluster/dispatcher/assignments.py",
+                (
+                    "    return before.number if before is not None and before.state is "
+                    "VersionState.ACTIVE else None\n"
+                ),
+                "    return None if before is None or before.destroyed else before.number\n",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
+    Mutant(
+        "push-unprepared",
+        "nodes get a credential before the third party accepts it",
+        (
+            (
+                "cluster/control/rotation_moves.py",
+                "step=RotationStep.PREPARE if rotation.hook else RotationStep.PUSH,",
+                "step=RotationStep.PUSH,",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
+    Mutant(
+        "evict-without-marks",
+        "what an evicted node held is not flagged",
+        (
+            (
+                "cluster/control/evict_rotate.py",
+                "            await self._mark(context.principal, node_id, held)\n",
+                "",
+            ),
+        ),
+        "evict-agent",
+    ),
+    Mutant(
+        "key-of-another",
+        "a certificate is renewed without its key: half of a set",
+        (
+            (
+                "agent/certificates.py",
+                "contents = (_pem(message.chain), key_pem, _pem(message.anchors))",
+                "contents = (_pem(message.chain), key_to_pem(new_key()), _pem(message.anchors))",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
 )
 
 

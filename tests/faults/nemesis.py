@@ -19,7 +19,7 @@ from typing import Final
 
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultCluster, FaultManager
-from tests.faults.joins import join_agent, join_manager
+from tests.faults.joins import evict_agent, join_agent, join_manager
 from tests.support.frozen import freeze_process
 from tests.support.netns import CUT, Link
 from tests.support.running import Process
@@ -44,14 +44,30 @@ class Nemesis:
     began: float
     done: Counter[str] = field(default_factory=Counter)
     log: list[str] = field(default_factory=list)
+    overlaps: int = 0
+    """How often two faults struck at once."""
 
-    def strike(self, kind: str) -> None:
-        """Inject one fault, let it last, and heal it."""
-        with FAULTS[kind](self) as detail:
-            self.note(f"{kind} {detail}")
+    def strike(self, kind: str, *, overlap: float = 0.0) -> None:
+        """Inject one fault, let it last, and heal it; with a share of `overlap`, one of another
+        sort strikes while it lasts."""
+        second = self.second(kind) if self.random.random() < overlap else None
+        with contextlib.ExitStack() as both:
+            self.note(f"{kind} {both.enter_context(FAULTS[kind](self))}")
+            if second is not None:
+                self.note(f"with {second} {both.enter_context(FAULTS[second](self))}")
             self.rest(self.random.uniform(*(LONG_S if self.random.random() < LONG else SHORT_S)))
         self.done[kind] += 1
+        if second is not None:
+            self.done[second] += 1
+            self.overlaps += 1
         self.note(f"{kind} healed")
+
+    def second(self, kind: str) -> str | None:
+        """Return a fault that breaks what `kind` leaves alone, and that heals by itself."""
+        if kind in ALONE:
+            return None
+        broken = next((sort for sort in SORTS if kind in sort), ())
+        return self.random.choice([one for sort in SORTS if sort is not broken for one in sort])
 
     def note(self, text: str) -> None:
         """Remember what was done, and when."""
@@ -70,7 +86,8 @@ class Nemesis:
 
     def spare(self, kind: str) -> str | None:
         """Return a host that nobody uses yet, of a manager ("m") or an agent ("n")."""
-        used = {one.name for one in (*self.cluster.managers, *self.cluster.agents)}
+        cluster = self.cluster
+        used = {one.name for one in (*cluster.managers, *cluster.agents, *cluster.evicted)}
         free = [name for name in self.cluster.network.hosts if name[1:].isdigit()]
         return next((name for name in free if name[0] == kind and name not in used), None)
 
@@ -433,5 +450,24 @@ FAULTS: Final[dict[str, Fault]] = {
     "engine-quota": _engine_quota,
     "join-agent": join_agent,
     "join-manager": join_manager,
+    "evict-agent": evict_agent,
     "disk-eio": _broken_disk(lambda manager: manager.disk.cut_power()),
 }
+
+SORTS: Final = (
+    (
+        "partition",
+        "partition-one-way",
+        "leader-alone",
+        "agent-cut-off",
+        "slow-links",
+        "lossy-links",
+    ),
+    ("kill-agent", "pause-agent"),
+    ("clock-jump",),
+)
+"""Faults that may strike during one of another sort: links, agents, calendars."""
+ALONE: Final = frozenset(
+    {"join-agent", "join-manager", "evict-agent", "engine-quota", "partition-flapping"}
+)
+"""What waits for the cluster itself, or sets the links all the time."""

@@ -19,6 +19,7 @@ class Options:
     clients: int
     seed: int
     only: tuple[str, ...]
+    overlap: float
     output: Path
     keep: bool
 
@@ -27,7 +28,7 @@ class Options:
         words = [
             "python -m tests.faults",
             f"--minutes {self.minutes:g} --managers {self.managers} --agents {self.agents}",
-            f"--clients {self.clients} --seed {self.seed}",
+            f"--clients {self.clients} --seed {self.seed} --overlap {self.overlap:g}",
         ]
         return " ".join([*words, *([f"--only {','.join(self.only)}"] if self.only else [])])
 
@@ -41,6 +42,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="0: drawn")
     parser.add_argument("--only", default="", help="faults, by their beginnings, with commas")
+    parser.add_argument("--overlap", type=float, default=0.25, help="share of faults with another")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--keep", action="store_true", help="keep the histories of a good run too")
     told = parser.parse_args(arguments)
@@ -51,6 +53,7 @@ def parse(arguments: Sequence[str]) -> Options:
         clients=told.clients,
         seed=told.seed or secrets.randbelow(10**6) + 1,
         only=tuple(word for word in told.only.split(",") if word),
+        overlap=told.overlap,
         output=told.output,
         keep=told.keep,
     )

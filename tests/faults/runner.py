@@ -6,34 +6,18 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.checker import (
-    Undecided,
-    Watched,
-    linearizable,
-    lost_writes,
-    smallest_failing,
-    watch_faults,
-)
+from tests.faults.certificates import CertificateObserver
 from tests.faults.cluster import FaultCluster, tails, wait_ready
-from tests.faults.deliveries import (
-    desired_files,
-    differences,
-    file_faults,
-    probe_faults,
-    receipts_of,
-    replica_faults,
-)
-from tests.faults.history import Operation
-from tests.faults.models import State
+from tests.faults.judgement import FILES, Seen, Verdict, judge_clients, judge_the_rest
 from tests.faults.nemesis import FAULTS, Nemesis, set_clocks_right
-from tests.faults.observer import Observer, look
+from tests.faults.observer import Observer
 from tests.faults.options import Options
-from tests.faults.sidecars import PROBE, Sidecars, read_store
-from tests.faults.workload import LASTING, SERVICES, Workload, references_of
+from tests.faults.rotations import HOOKED_SERVICE, Rotations
+from tests.faults.sidecars import PROBE, Sidecars
+from tests.faults.third_party import set_up
+from tests.faults.workload import Workload
 from tests.support.netns import enter_own_network
 
 PAUSE_S = (0.5, 3.0)
@@ -45,18 +29,10 @@ UNDER_WAY_S = 32.0
 QUIET_S = 10.0
 """The same at the end, when nobody sends any more and all managers serve."""
 SPARE_MANAGERS = 2
-SPARE_AGENTS = 2
+SPARE_AGENTS = 3
 """Hosts for those that join during a run."""
-CONVERGENCE_S = 120.0
-"""How long agents may take to have what the records want, once all faults are healed."""
-
-
-@dataclass(slots=True)
-class Verdict:
-    """What a run found."""
-
-    violations: list[str] = field(default_factory=list)
-    counts: dict[str, Any] = field(default_factory=dict)
+SERVICE_TTL_S = 60.0
+"""Certificates of services are renewed several times in a run."""
 
 
 def run(options: Options) -> int:
@@ -83,36 +59,38 @@ def run(options: Options) -> int:
 
 def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
     began = time.monotonic()
-    cluster.found(options.managers)
+    cluster.manager_flags = ("--hook-directory", str(set_up(cluster.base)))
+    cluster.found(options.managers, service_ttl_s=SERVICE_TTL_S)
     for _ in range(options.agents):
         cluster.add_agent()
     wait_ready(cluster)
     cluster.keep()
     workload = Workload(cluster, options.seed, options.clients)
     workload.prepare()
+    rotations = Rotations(workload)
+    rotations.prepare()
     sidecars = Sidecars(cluster, options.seed)
     sidecars.watch()
     sidecars.probe()
-    files = [(service, target) for service in SERVICES for target in references_of(service)]
-    observer = Observer(cluster.agents, files)
+    certificates = CertificateObserver(cluster.agents, HOOKED_SERVICE, cluster.agents[0].name)
+    seen = Seen(workload, rotations, Observer(cluster.agents, FILES), certificates, sidecars)
     say(f"built in {time.monotonic() - began:.0f} s; {len(kinds)} kinds of faults")
     nemesis = Nemesis(cluster, random.Random(f"{options.seed}/nemesis"), workload.began)
     verdict = Verdict()
     try:
-        observer.start()
+        seen.observer.start()
+        certificates.start()
         workload.start()
+        rotations.start()
         _strike(options, nemesis, kinds, workload)
+        rotations.stop()
         workload.stop()
-        set_clocks_right(cluster)
-        cluster.all_serve()
-        wait_ready(cluster)
-        nemesis.rest(QUIET_S)
-        workload.settle(0)
-        workload.read_all()
+        _rest(nemesis, seen, verdict)
         judge_clients(workload, verdict)
-        judge_the_rest(workload, observer, sidecars, verdict)
+        judge_the_rest(seen, verdict)
     except AssertionError as error:
         verdict.violations.append(f"it does not come to rest: {error}")
+        rotations.stop()
         workload.stop()
         sidecars.stop()
         judge_clients(workload, verdict)
@@ -120,11 +98,22 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         sidecars.stop()
         _save(options, cluster, workload, nemesis)
         raise
-    verdict.violations += workload.failures + observer.failures
+    verdict.violations += workload.failures + seen.observer.failures + rotations.failures
     verdict.counts = _counts(options, workload, nemesis, cluster) | verdict.counts
     if verdict.violations or options.keep:
         _save(options, cluster, workload, nemesis)
     return verdict
+
+
+def _rest(nemesis: Nemesis, seen: Seen, verdict: Verdict) -> None:
+    """Heal everything, and wait until nothing is under way any more."""
+    set_clocks_right(nemesis.cluster)
+    nemesis.cluster.all_serve()
+    wait_ready(nemesis.cluster)
+    nemesis.rest(QUIET_S)
+    seen.workload.settle(0)
+    verdict.violations += seen.rotations.come_to_rest()
+    seen.workload.read_all()
 
 
 def _strike(options: Options, nemesis: Nemesis, kinds: list[str], workload: Workload) -> None:
@@ -140,112 +129,7 @@ def _strike(options: Options, nemesis: Nemesis, kinds: list[str], workload: Work
         nemesis.rest(nemesis.random.uniform(*PAUSE_S))
         if not left:
             left = nemesis.random.sample(kinds, len(kinds))
-        nemesis.strike(left.pop())
-
-
-def judge_clients(workload: Workload, verdict: Verdict) -> None:
-    """Judge what clients saw."""
-    for key, operations in workload.history.by_key().items():
-        initial: State = (0, "", "") if key.startswith(("node:", "availability:")) else None
-        try:
-            if linearizable(operations, initial):
-                continue
-        except Undecided:
-            verdict.violations.append(f"{key}: the search took too long; nothing is proven")
-            continue
-        smallest = smallest_failing(operations, initial)
-        verdict.violations.append(
-            f"{key} is not linearizable; the smallest history that shows it ends so:\n"
-            + "\n".join(map(str, sorted(smallest, key=_end)[-25:]))
-        )
-        for lost in lost_writes(operations):
-            verdict.violations.append(f"{key}: acknowledged and lost: {lost}")
-
-
-def judge_the_rest(
-    workload: Workload, observer: Observer, sidecars: Sidecars, verdict: Verdict
-) -> None:
-    """Judge files, records, watches and deliveries, once everything is at rest."""
-    cluster = workload.cluster
-    workload.learn()
-    told, wrong = _converged(workload)
-    verdict.violations += [f"not converged: {one}" for one in wrong]
-    observer.stop()
-    verdict.violations += sidecars.stop()
-    stores = {cluster.managers[0].name: told}
-    for manager in cluster.fault_managers()[1:]:
-        stores[manager.name] = read_store(cluster, manager, told["at"])
-    for name, store in stores.items():
-        verdict.violations += [f"{name}'s store: {fault}" for fault in store["faults"]]
-        status = cluster.manager(name).admin("GET", "/admin/status").body
-        if not status.get("ready"):
-            verdict.violations.append(f"{name} is not ready: {status.get('reason')}")
-    replicas = {name: store["replica"] for name, store in stores.items()}
-    verdict.violations += replica_faults(replicas)
-    watches = sidecars.watched()
-    verdict.violations += watch_faults(watches)
-    receipts = receipts_of(told)
-    lasting = [(cluster.agents[0].name, LASTING, name) for name in references_of(LASTING)]
-    sights = list(observer.sights)
-    verdict.violations += file_faults(
-        sights, workload.values, receipts, workload.service_names, lasting
-    )
-    messages = sidecars.probed()
-    verdict.violations += _judge_probe(workload, told, watches, messages)
-    verdict.counts |= {
-        "file_changes_seen": len(sights),
-        "probe_deliveries": sum(one["kind"] in {"snapshot", "delta"} for one in messages),
-        "probe_sessions": sum(one["kind"] == "hello" for one in messages),
-        "watched_revisions": sum(len(watch.batches) for watch in watches),
-        "watch_segments": len(watches),
-        "audit_links": told["links"],
-        "receipts": len(receipts),
-        "revision": told["revision"],
-    }
-
-
-def _judge_probe(
-    workload: Workload,
-    told: dict[str, Any],
-    watches: Sequence[Watched],
-    messages: Sequence[dict[str, Any]],
-) -> list[str]:
-    probes = {node_id for node_id, name in told["nodes"].items() if name == PROBE}
-    keys = {
-        (secret_id, version, service_id): key
-        for secret_id, version, node_id, service_id, key, *_ in told["receipts"]
-        if node_id in probes
-    }
-    first: dict[str, int] = {}
-    for watch in watches:
-        for revision, changes in watch.batches:
-            for key, digest in changes:
-                if digest:
-                    first[key] = min(revision, first.get(key, revision))
-    operations = workload.history.operations
-    return list(probe_faults(messages, operations, workload.began, keys, first))
-
-
-def _converged(workload: Workload) -> tuple[dict[str, Any], list[str]]:
-    """Wait until the agents' files are what the records want; return these, and what differs."""
-    cluster = workload.cluster
-    deadline = time.monotonic() + CONVERGENCE_S
-    while True:
-        told = read_store(cluster, cluster.fault_managers()[0])
-        found = {
-            (agent.name, service, target): look(agent, service, target)
-            for agent in cluster.agents
-            for service in SERVICES
-            for target in references_of(service)
-        }
-        wrong = differences(desired_files(told), found, workload.values)
-        if not wrong or time.monotonic() > deadline:
-            return told, wrong
-        time.sleep(1)
-
-
-def _end(operation: Operation) -> float:
-    return operation.end
+        nemesis.strike(left.pop(), overlap=options.overlap)
 
 
 def _counts(
@@ -261,6 +145,7 @@ def _counts(
         "operations": len(operations),
         "outcomes": dict(Counter(one.outcome for one in operations)),
         "actions": dict(Counter(one.action for one in operations)),
+        "overlapping_faults": nemesis.overlaps,
         "resent": sum(one.sends > 1 for one in operations),
         "managers_ended_by_themselves": len(cluster.restarts),
     }
@@ -273,8 +158,9 @@ def _save(options: Options, cluster: FaultCluster, workload: Workload, nemesis: 
     (place / "faults.log").write_text("\n".join([*nemesis.log, *cluster.restarts]) + "\n")
     for name, text in tails(cluster, 4_000_000).items():
         (place / f"{name}.log").write_text(text)
-    for log in cluster.base.glob("*.jsonl"):
-        shutil.copy(log, place / log.name)
+    for log in (*cluster.base.glob("*.jsonl"), cluster.base / "party" / "log"):
+        if log.exists():
+            shutil.copy(log, place / log.name)
     say(f"kept in {place}: history, faults, logs")
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.checker import Watched
+from tests.faults.checker import Watched, unbroken
 from tests.faults.cluster import FaultCluster, FaultManager
+from tests.faults.entitlements import Event
 from tests.support.running import SCRIPTS
 
 PROBE = "probe"
@@ -35,10 +36,15 @@ class Sidecars:
         """What the probe was sent."""
         return self.cluster.base / "probe.jsonl"
 
+    @property
+    def sealed_log(self) -> Path:
+        """The same once, with the values as they are stored."""
+        return self.cluster.base / "sealed.log"
+
     def watch(self) -> None:
         """Start watching every manager's engine."""
         words = [f"{one.name}={one.engine_socket}" for one in self.cluster.fault_managers()]
-        self._start("tests.faults.watcher", [str(self.watch_log), *words])
+        self._start("tests.faults.watcher", [str(self.watch_log), str(self.sealed_log), *words])
 
     def probe(self) -> None:
         """Join the probe and let it visit managers."""
@@ -79,7 +85,9 @@ class Sidecars:
         found: dict[tuple[str, int], Watched] = {}
         for line in self.watch_log.read_text().splitlines():
             _, name, segment, revision, changes = json.loads(line)
-            watch = found.setdefault((name, segment), Watched(f"{name}'s watch {segment}"))
+            watch = found.setdefault(
+                (name, segment), Watched(f"{name}'s watch {segment}", from_start=segment == 0)
+            )
             watch.batches.append((revision, tuple((key, digest) for key, digest in changes)))
         return list(found.values())
 
@@ -87,19 +95,38 @@ class Sidecars:
         """Return the probe's messages."""
         return [json.loads(line) for line in self.probe_log.read_text().splitlines()]
 
+    def chronicle(self) -> list[Event]:
+        """Return how the records changed, from the founding on, as far as the watches saw it
+        without a break."""
+        manager = self.cluster.fault_managers()[0]
+        output = self.cluster.base / "chronicle.jsonl"
+        words = [str(manager.engine_socket), str(manager.base / "disk/data/seal")]
+        _run("tests.faults.chronicle", [*words, str(self.sealed_log), str(output)], self.cluster)
+        events: list[Event] = []
+        last = unbroken(self.watched())
+        with output.open() as lines:
+            for revision, moment, changes in map(json.loads, lines):
+                if revision <= last:
+                    told = [(kind, record_id, body) for kind, record_id, body in changes]
+                    events.append((revision, moment, told))
+        return events
 
-def read_store(cluster: FaultCluster, manager: FaultManager, at: int = 0) -> dict[str, Any]:
-    """Return what a manager's store holds; its replica at revision `at`, or the present one."""
-    seal_file = manager.base / "disk/data/seal"
-    argv = [sys.executable, "-m", "tests.faults.store_reader"]
+
+def _run(module: str, words: Sequence[str], cluster: FaultCluster) -> bytes:
     done = subprocess.run(
-        [*argv, str(manager.engine_socket), str(seal_file), str(at)],
+        [sys.executable, "-m", module, *words],
         input=cluster.unlock_key.encode(),
         capture_output=True,
         check=False,
         env={**os.environ, "GRPC_VERBOSITY": "NONE"},
     )
     said = done.stderr.decode().strip().splitlines()[-1:]
-    assert done.returncode == 0, f"{manager.name}'s store: {' '.join(said)}"
-    told: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == 0, f"{module}: {' '.join(said)}"
+    return done.stdout
+
+
+def read_store(cluster: FaultCluster, manager: FaultManager, at: int = 0) -> dict[str, Any]:
+    """Return what a manager's store holds; its replica at revision `at`, or the present one."""
+    words = [str(manager.engine_socket), str(manager.base / "disk/data/seal"), str(at)]
+    told: dict[str, Any] = json.loads(_run("tests.faults.store_reader", words, cluster))
     return told

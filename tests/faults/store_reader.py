@@ -15,7 +15,7 @@ from typing import Any, Final
 from cluster.engine.etcd import EtcdEngine
 from cluster.engine.seam import Engine
 from cluster.protocol.errors import ClusterError, IntegrityError
-from cluster.protocol.ids import ManagerId, SecretId, format_id
+from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring
 from cluster.seal.unlock import UnlockKey, open_seal_file
@@ -24,6 +24,8 @@ from cluster.store.records import Kind, SecretRecord, VersionState
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
 from cluster.system import SystemClock, SystemEntropy
+from tests.faults.entitlements import KINDS, Records
+from tests.faults.plain_records import plain
 
 PATIENCE_S: Final = 180.0
 
@@ -72,14 +74,25 @@ def _records(store: SealedStore) -> dict[str, Any]:
         "secret_names": {one.id: one.name for one in secrets.values()},
         "nodes": nodes,
         "services": {one.name: one.id for one in services.values()},
-        "references": {
-            one.name: {reference.target: reference.source for reference in one.spec.references}
-            for one in services.values()
-        },
-        "tasks": [
-            [services[task.service_id].name, nodes[task.node_id], task.state.value]
-            for task in (stored.record for stored in view.tasks.values())
-            if task.service_id in services
+        "files": [
+            [services[ServiceId(service)].name, nodes[NodeId(node)], target, *file]
+            for (service, node), files in _plain(store).all_files().items()
+            for target, file in files.items()
+        ],
+        "evicted": [one.record.id for one in view.nodes.values() if one.record.revoked_at],
+        "unmarked": [
+            [one.id, version.number]
+            for one in secrets.values()
+            for version in one.versions
+            if version.state is not VersionState.RETIRED and version.exposed_at is None
+        ],
+        "open_rollouts": [
+            [one.record.id, one.record.name, one.record.state.value]
+            for one in view.rollouts.values()
+            if one.record.finished_at is None
+        ],
+        "open_rotations": [
+            one.record.name for one in view.rotations.values() if one.record.finished_at is None
         ],
         "receipts": [
             [
@@ -95,6 +108,15 @@ def _records(store: SealedStore) -> dict[str, Any]:
         ],
         "counts": {kind.value: len(view.table(kind)) for kind in _COUNTED},
     }
+
+
+def _plain(store: SealedStore) -> Records:
+    """Return the records that decide about files as plain ones."""
+    records = Records()
+    for kind in KINDS:
+        for stored in store.view.table(Kind(kind)).values():
+            records.take(kind, stored.record.id, plain(stored.record))
+    return records
 
 
 def _version_faults(store: SealedStore, secret: SecretRecord) -> Iterator[str]:

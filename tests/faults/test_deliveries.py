@@ -23,7 +23,10 @@ LASTING = [("n1", "v0", "s0")]
 
 def seen(*marks: str) -> list[str]:
     sights = [Sight(float(at), "n1", "v0", "s0", mark) for at, mark in enumerate(marks)]
-    return list(file_faults(sights, VALUES, RECEIPTS, {"id": "v0"}, LASTING))
+    wanted = [("s0", 1), ("s0", 2)]
+    return list(
+        file_faults(sights, VALUES, RECEIPTS, {"id": "v0"}, LASTING, lambda *_place: wanted)
+    )
 
 
 def test_files_that_follow_the_rotations_pass() -> None:
@@ -46,8 +49,17 @@ def test_a_file_that_is_wrong_is_found(marks: list[str], word: str) -> None:
 
 def test_a_delivered_version_without_a_receipt_is_found() -> None:
     sights = [Sight(1.0, "n1", "v0", "s0", "b")]
-    faults = list(file_faults(sights, VALUES, RECEIPTS[:1], {"id": "v0"}, ()))
+    faults = list(file_faults(sights, VALUES, RECEIPTS[:1], {"id": "v0"}, (), None))
     assert faults == ["n1 v0/s0 at 1.00: version 2 of s0 has no receipt"]
+
+
+@pytest.mark.parametrize(("marks", "right"), [(["b", "a"], True), (["b", "a", "b"], False)])
+def test_a_file_goes_back_only_where_the_records_did(marks: list[str], right: bool) -> None:
+    sights = [Sight(float(at), "n1", "v0", "s0", mark) for at, mark in enumerate(marks)]
+    wanted = [("s0", 1), ("s0", 2), ("s0", 1)]
+    names = {"id": "v0"}
+    faults = list(file_faults(sights, VALUES, RECEIPTS, names, (), lambda *_place: wanted))
+    assert (faults == []) is right
 
 
 HELLO = {"kind": "hello", "session": 1, "at": 10.0, "highest": 5}
@@ -107,11 +119,7 @@ def test_a_value_sent_before_its_receipt_is_found() -> None:
     assert faults == ["session 1 at 11.00: secret/1 was sent before its receipt was written"]
 
 
-TOLD = {
-    "tasks": [["v0", "n1", "running"], ["v0", "n2", "shutdown"]],
-    "references": {"v0": {"s0": "s0"}},
-    "secrets": {"s0": 2},
-}
+TOLD = {"files": [["v0", "n1", "s0", "id", 2]], "secret_names": {"id": "s0"}}
 PLACES = {("n1", "v0", "s0"): "b", ("n2", "v0", "s0"): ""}
 
 

@@ -24,11 +24,15 @@ FIXED_SERVICES: Final = ("v0", "v1", "v2")
 CHURN_SERVICES: Final = ("w0", "w1")
 EVERYWHERE: Final = "g0"
 """A service on every node that is not drained."""
+BOTH: Final = "s0"
+"""The secret of which that service has the version before as well, while it is active."""
 LASTING: Final = "k0"
 """A service on the first agent, which is never drained: its files must never go."""
 SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING)
 UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
+OVERLAPPING: Final = 0.2
+"""The share of rotations that leave the version before active for a while."""
 SETTLING_S: Final = 60.0
 """How long all unknown outcomes together may take to settle, at rest."""
 READER_S: Final = 30.0
@@ -133,7 +137,10 @@ class Workload:
                 self.service_names[one.value] = one.key.removeprefix("service:")
             mark = one.value if one.action == "issue" else one.argument
             if one.outcome == "ok" and one.result is not None and mark in self.values:
-                self.values[mark] = (self.values[mark][0], one.result)
+                secret, known = self.values[mark]
+                if known not in {None, one.result}:
+                    self.failures.append(f"{secret}/{known} was issued as version {one.result}")
+                self.values[mark] = (secret, one.result)
 
     def node_context(self, name: str) -> ssl.SSLContext:
         """Return the TLS context of a node's own certificate, read anew every now and then."""
@@ -183,12 +190,13 @@ class Actions:
                 (self.update_service, FIXED_SERVICES),
                 (self.read_service, (*FIXED_SERVICES, *CHURN_SERVICES)),
                 (self.roll_back, FIXED_SERVICES),
+                (self.roll_secret_back, CHAIN_SECRETS),
                 (self.churn_service, CHURN_SERVICES),
                 (self.label_node, tuple(agent.name for agent in self.workload.cluster.agents)),
                 (self.read_node, tuple(agent.name for agent in self.workload.cluster.agents)),
                 (self.drain_node, tuple(agent.name for agent in self.workload.cluster.agents[1:])),
             ],
-            weights=[24, 14, 16, 8, 14, 10, 3, 6, 6, 4, 2],
+            weights=[24, 14, 16, 8, 14, 10, 3, 3, 6, 6, 4, 2],
         )[0]
         if pool:
             action(draw.choice(pool))
@@ -205,15 +213,17 @@ class Actions:
         """Create a secret."""
         mark, value = self._value(name)
         operation = Operation(0, "", key_of("secret", name), "create", mark)
-        answer = self.client.run(operation, "POST", f"/v1/secrets?name={name}", value, _version)
+        answer = self.client.run(operation, "POST", f"/v1/secrets?name={name}", value, version_in)
         self._numbered(mark, name, answer)
 
     def rotate(self, name: str) -> None:
-        """Rotate a secret."""
+        """Rotate a secret; sometimes the version before stays active for a while."""
         mark, value = self._value(name)
         operation = Operation(0, "", key_of("secret", name), "rotate", mark)
         path = f"/v1/secrets/{name}/versions"
-        self._numbered(mark, name, self.client.run(operation, "POST", path, value, _version))
+        if self.client.random.random() < OVERLAPPING:
+            path += f"?overlap_s={self.client.random.uniform(0, 4):.1f}"
+        self._numbered(mark, name, self.client.run(operation, "POST", path, value, version_in))
 
     def _numbered(self, mark: str, name: str, answer: Answered | None) -> None:
         if answer is not None and answer.status < 300:
@@ -223,6 +233,11 @@ class Actions:
         """Read a secret's newest version number."""
         operation = Operation(0, "", key_of("secret", name), "read")
         self.client.run(operation, "GET", f"/v1/secrets/{name}", None, _newest_version)
+
+    def roll_secret_back(self, name: str) -> None:
+        """Make the version primary again that was it before."""
+        operation = Operation(0, "", key_of("secret", name), "restore")
+        self.client.run(operation, "POST", f"/v1/secrets/{name}/rollback", {}, _restored)
 
     def churn_secret(self, name: str) -> None:
         """Create, rotate or remove a secret that nothing refers to."""
@@ -310,6 +325,12 @@ def references_of(service: str) -> tuple[str, ...]:
     return (CHAIN_SECRETS[number], CHAIN_SECRETS[(number + 1) % len(CHAIN_SECRETS)])
 
 
+def targets_of(service: str) -> tuple[str, ...]:
+    """Return the files that a service may have."""
+    both = (f"{BOTH}.previous",) if service == EVERYWHERE else ()
+    return (*references_of(service), *both)
+
+
 def draft(name: str, tag: str) -> dict[str, Any]:
     """Return a service's draft."""
     placed: dict[str, Any] = {"replicas": 2}
@@ -322,7 +343,10 @@ def draft(name: str, tag: str) -> dict[str, Any]:
         "uid": UIDS[name],
         "gid": UIDS[name],
         "labels": {"tag": tag},
-        "references": [{"source": source} for source in references_of(name)],
+        "references": [
+            {"source": source, "previous": name == EVERYWHERE and source == BOTH}
+            for source in references_of(name)
+        ],
         **placed,
     }
 
@@ -342,12 +366,17 @@ def _result(number: int | None, value: str = "") -> Operation:
     return Operation(0, "", "", "read", result=number, value=value)
 
 
-def _version(answer: Answered) -> Operation:
+def version_in(answer: Answered) -> Operation:
+    """Return what an answer to a creation or a rotation says."""
     return _result(int(answer.body["version"]))
 
 
 def _newest_version(answer: Answered) -> Operation:
     return _result(max(int(version["number"]) for version in answer.body["versions"]))
+
+
+def _restored(answer: Answered) -> Operation:
+    return _result(int(answer.body["version"]))
 
 
 def _spec_number(answer: Answered) -> Operation:
