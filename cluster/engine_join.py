@@ -13,13 +13,20 @@ from typing import Final
 from cluster.config import Config
 from cluster.engine_start import StartedEngine, has_engine_log, start_engine
 from cluster.joining import Admitted, Joiner
-from cluster.protocol.errors import ClusterError, Conflict, IntegrityError, Unavailable
+from cluster.protocol.errors import (
+    ClusterError,
+    Conflict,
+    IntegrityError,
+    Unauthenticated,
+    Unavailable,
+)
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.unlock import SealFileContents
 from cluster.system import Clock, Entropy
 
 CATCH_UP_TIMEOUT_S: Final = 120.0
 ROLE_TIMEOUT_S: Final = 10.0
+KNOWN_LOOKS: Final = 25
 LOOK_S: Final = 0.2
 
 
@@ -29,7 +36,7 @@ async def start_learner(
     """Have this manager's member added as a learner and start it."""
     config = joiner.config
     fresh = not has_engine_log(config)
-    members, added = await asyncio.to_thread(joiner.become_learner, admitted, fresh=fresh)
+    members, added = await _learner(joiner, admitted, fresh=fresh)
     if added or fresh:
         await asyncio.to_thread(shutil.rmtree, config.engine_dir, ignore_errors=True)
     return await start_engine(
@@ -40,6 +47,20 @@ async def start_learner(
         entropy,
         initial_cluster=members,
         state="existing",
+    )
+
+
+async def _learner(
+    joiner: Joiner, admitted: Admitted, *, fresh: bool
+) -> tuple[dict[str, str], bool]:
+    """Have the member added; a manager that lags may not know yet whom another admitted."""
+    for _ in range(KNOWN_LOOKS):
+        try:
+            return await asyncio.to_thread(joiner.become_learner, admitted, fresh=fresh)
+        except Unauthenticated:
+            await asyncio.sleep(LOOK_S)
+    raise Unauthenticated(
+        "the other managers do not know this one; run `strongroom join` with a new token"
     )
 
 
