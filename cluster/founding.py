@@ -36,10 +36,13 @@ from cluster.store.records import (
     ClusterRecord,
     ManagerRecord,
     ManagerState,
+    NameRecord,
     OperatorRecord,
     OperatorRole,
     Record,
+    name_id,
 )
+from cluster.store.records import Kind as RecordKind
 from cluster.system import Clock, Entropy
 
 MIN_NODE_TTL_S: Final = 60.0
@@ -133,7 +136,15 @@ class Founder:
         return Founding(
             keyring=new_keyring(self.entropy),
             contents=contents,
-            records=(cluster, *authorities, manager, operator_record),
+            records=(
+                cluster,
+                *authorities,
+                manager,
+                operator_record,
+                # Without its claim the founder's name could be given once more, over his record.
+                NameRecord(id=name_id(RecordKind.MANAGER, manager.name), owner=manager.id),
+                NameRecord(id=name_id(RecordKind.OPERATOR, operator), owner=operator),
+            ),
             reply=reply,
         )
 
