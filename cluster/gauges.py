@@ -20,6 +20,7 @@ from cluster.engine.seam import Engine
 from cluster.metrics import Gauge, Metrics
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.ids import ManagerId, NodeId
+from cluster.standing import State
 from cluster.store.records import Kind, ManagerState, NodeState, ReceiptRecord
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import checkpoint_of
@@ -27,8 +28,6 @@ from cluster.store.view import ViewChange
 from cluster.system import Clock
 from cluster.writability import Writability
 
-STATES: Final = ("empty", "locked", "starting", "serving", "failed")
-"""As `cluster.lifecycle.State` has them."""
 ENGINE_S: Final = 2.0
 """How long a scrape waits for the engine; afterwards its readings are left out."""
 SLOW_S: Final = 30.0
@@ -231,13 +230,13 @@ class Gauges:
         ]
 
 
-def state_gauges(state: str, *, ready: bool) -> list[Gauge]:
+def state_gauges(state: State, *, ready: bool) -> list[Gauge]:
     """Return the readings that every manager has, locked or not."""
     return [
         Gauge(
             "strongroom_manager_state",
             "Where this manager stands: 1 for the state it is in.",
-            {one: float(one == state) for one in STATES},
+            {one.value: float(one is state) for one in State},
             "state",
         ),
         _one("ready", "What /readyz answers.", ready),

@@ -137,7 +137,7 @@ def _local_metrics(life: Lifecycle) -> "asyncio.Task[None] | None":
 async def _read_metrics(life: Lifecycle) -> bytes:
     if life.state is State.SERVING:
         return await life.serving().read_metrics()
-    return life.metrics.render(state_gauges(life.state.value, ready=False))
+    return life.metrics.render(state_gauges(life.state, ready=False))
 
 
 def _plain(app: FastAPI) -> Listener:

@@ -55,6 +55,7 @@ from cluster.protocol.identity import Kind as IdentityKind
 from cluster.protocol.identity import SpiffeId
 from cluster.protocol.ids import NodeId
 from cluster.seal.unlock import SealFileContents, SealKey
+from cluster.standing import State
 from cluster.status import ClusterStatus
 from cluster.store.audit_trim import AuditTrim
 from cluster.store.records import (
@@ -299,7 +300,7 @@ class UnlockedManager:
 
     async def read_metrics(self) -> bytes:
         """Return what a scrape gets."""
-        gauges = state_gauges("serving", ready=self.health()[0])
+        gauges = state_gauges(State.SERVING, ready=self.health()[0])
         if self.gauges is not None:
             gauges += await self.gauges.read()
         return self.metrics.render(gauges)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from cluster import gauges, metrics
+from cluster.standing import State
+from cluster.store.records import NodeState
 
 _NAME = re.compile(r"\bstrongroom_[a-z_]+")
 _SUFFIX = re.compile(r"_(bucket|sum|count)$")
@@ -58,7 +60,7 @@ def test_rules_ask_for_labels_that_exist(root: Path, label: str) -> None:
     text = (root / "docs/how-to/alerts/strongroom.rules.yml").read_text()
     wanted = set(re.findall(rf'{label}="([a-z_]+)"', text))
     source = Path(gauges.__file__).read_text()
-    states = {"ready", "down", "unknown"}
+    states = {*State, *NodeState}
     assert wanted
     assert all(f'"{value}"' in source or value in states for value in wanted)
 

@@ -10,11 +10,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.duties import ALIVE_PREFIX, DUTY
 from cluster.engine.measured import MeasuredEngine
-from cluster.gauges import STATES, Gauges, Receipts, state_gauges
-from cluster.lifecycle import State
+from cluster.gauges import Gauges, Receipts, state_gauges
 from cluster.metrics import Gauge, Metrics
 from cluster.protocol.errors import NoQuorum
 from cluster.protocol.ids import ManagerId, SecretId, ServiceId, VersionNumber
+from cluster.standing import State
 from cluster.store.records import NodeState, ReceiptRecord, receipt_id
 from cluster.system import Clock
 from cluster.writability import Writability
@@ -190,8 +190,8 @@ async def test_no_name_and_no_value_is_in_the_metrics(lab: MetricsLab) -> None:
     assert "canary" not in text.lower()
 
 
-def test_state_is_one_of_those_a_manager_has() -> None:
-    assert set(STATES) == {state.value for state in State}
-    state, ready = state_gauges("locked", ready=False)
+def test_state_is_told_beside_those_it_is_not() -> None:
+    state, ready = state_gauges(State.LOCKED, ready=False)
+    assert set(state.values) == {one.value for one in State}
     assert {name for name, value in state.values.items() if value} == {"locked"}
     assert ready == Gauge("strongroom_ready", ready.help, {"": 0.0})
