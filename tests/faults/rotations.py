@@ -29,10 +29,10 @@ REFUSED: Final = "-no"
 EVERY_S: Final = 60.0
 OVERLAP_S: Final = 5.0
 CANARY: Final = 1
-TO_ITS_END_S: Final = (8.0, 16.0)
+TO_ITS_END_S: Final = 40.0
 BETWEEN_S: Final = (0.5, 5.0)
 ENDING: Final = 0.7
-"""The share of rollouts that are not followed by another before their time."""
+"""The share of rollouts that are not followed by another before their end."""
 REST_S: Final = 120.0
 """How long rollouts may take to end at rest."""
 PATIENCE_S: Final = 20.0
@@ -128,8 +128,17 @@ class Rotations:
             self._stop.wait(client.random.uniform(0, 4))
             action = "resume" if draw < 0.2 else "rollback"
             client.ask("POST", f"/v1/rollouts/{rollout}/{action}", {})
-        # Mostly long enough for its end; else the next one takes over in the middle.
-        self._stop.wait(client.random.uniform(*(TO_ITS_END_S if draw < ENDING else BETWEEN_S)))
+        if rollout is not None and client.random.random() < ENDING:
+            self._await_end(client, rollout)
+        self._stop.wait(client.random.uniform(*BETWEEN_S))
+
+    def _await_end(self, client: Client, rollout: str) -> None:
+        """Let a rollout come to its end or a halt; a fault may take longer than this waits."""
+        until = client.now() + TO_ITS_END_S
+        while client.now() < until and not self._stop.wait(1):
+            answer = client.ask("GET", f"/v1/rollouts/{rollout}", writes=False)
+            if answer is not None and answer.body.get("done"):
+                return
 
     def _write(self, client: Client, action: str, *, refused: bool) -> str | None:
         """Create or rotate the gated secret; return the rollout, if one is known."""

@@ -31,3 +31,4 @@ def test_everything_holds_under_faults(tmp_path: Path) -> None:
     assert sum(counts["faults"].values()) > 5
     assert counts["outcomes"]["ok"] > 500
     assert counts["probe_deliveries"] > 20
+    assert counts["revisions_judged"] > 100
