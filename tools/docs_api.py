@@ -66,8 +66,8 @@ terms at `/openapi.json` of each listener.
 JSON in and out, except that a secret's value is the raw body of its request
 (`application/octet-stream`); no answer on operators' routes has a field that could hold a value.
 Binary fields (certificates, requests) are base64 of DER. Unknown fields are refused. Nothing is
-cacheable. An error is `{"code", "message", "retryable"}`, see [errors](errors.md); it never quotes
-the request.
+cacheable. An error is `{"code", "message", "retryable"}`, see [errors](errors.md); it may name an
+object and quotes nothing else of the request.
 
 `Strongroom-Revision` comes with every answer: the revision it is true at. Sent back, it makes a
 manager answer only once its view has reached it.

@@ -15,4 +15,6 @@ echo "making $venv" >&2
 "$venv/bin/python" -m pip --quiet --disable-pip-version-check install --require-hashes -r "$lock"
 # The packages come from the checkout, their commands too: an editable install would need a build.
 pwd -P >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/strongroom.pth"
+# The managers under test are the ones that every other test starts.
+ln -sf ../../../.venv/bin/strongroom ../../../.venv/bin/strongroom-agent "$venv/bin/"
 touch "$stamp"
