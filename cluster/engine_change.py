@@ -1,8 +1,8 @@
-"""Exchanging the engine under an unlocked manager: a migration, or recovery from a lost quorum.
+"""Exchanging the engine under an unlocked manager: a migration.
 
 What is served stops, the engine is exchanged, and the manager serves from the one that results,
 which after a failure may be the one before. Goes on when whoever asked goes away. Where a manager
-stands is `cluster.lifecycle`'s, reached by a port; the two changes have modules of their own.
+stands is `cluster.lifecycle`'s, reached by a port; what a change is, is `cluster.migrating`'s.
 """
 
 import asyncio
@@ -10,15 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
-from cluster.api.routes_admin import MigrateRequest, RecoverRequest, Step
+from cluster.api.routes_admin import MigrateRequest, Step
 from cluster.background import Background, Tell
 from cluster.config import Config
 from cluster.engine_start import StartedEngine
 from cluster.migrating import Migration, migrated, require_migratable
 from cluster.protocol.errors import InvalidRequest
-from cluster.quorum_recovery import Recovery, look_at_loss, recovered
 from cluster.seal.unlock import SealFileContents, SealKey
 from cluster.standing import State
 from cluster.system import Clock, Entropy
@@ -61,7 +58,6 @@ class EngineChanges:
     config: Config
     clock: Clock
     entropy: Entropy
-    recovery: Recovery
     turn: asyncio.Lock
     background: Background = field(init=False)
 
@@ -74,18 +70,6 @@ class EngineChanges:
             raise InvalidRequest("a store is migrated to etcd")
         return self.background.run(self._migrate)
 
-    async def lost_quorum(self) -> dict[str, object]:
-        """Return what this manager can see of a lost quorum. Raises Conflict where there is one."""
-        loss = await look_at_loss(self.config, self.life.engine())
-        shown: dict[str, object] = msgspec.to_builtins(loss)
-        return shown
-
-    def recover_quorum(self, request: RecoverRequest) -> AsyncIterator[Step]:
-        """Make a cluster of this manager alone, after the majority is lost for good."""
-        if not request.data_may_be_lost:
-            raise InvalidRequest("what only the lost managers held is lost; say that it may be")
-        return self.background.run(self._recover_quorum)
-
     async def _migrate(self, tell: Tell) -> None:
         source = await require_migratable(self.config, self.life.engine())
         self.life.require_intact()
@@ -95,16 +79,6 @@ class EngineChanges:
             return await migrated(migration, started, tell)
 
         await self._change(State.MIGRATING, change, tell)
-
-    async def _recover_quorum(self, tell: Tell) -> None:
-        if not self.recovery.is_under_way:
-            await look_at_loss(self.config, self.life.engine())
-
-        async def change(contents: SealFileContents, started: StartedEngine) -> Changed:
-            tell("starting etcd as the only member")
-            return await recovered(self.recovery, contents, started), None
-
-        await self._change(State.RECOVERING, change, tell)
 
     async def _change(
         self,

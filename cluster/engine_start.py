@@ -45,10 +45,6 @@ class StartedEngine:
     member: EtcdMember | None = None
     fds: tuple[int, ...] = ()
 
-    async def answers(self, peer_address: str) -> bool:
-        """Return whether something listens where a member's peers reach it."""
-        return await _answers(peer_address)
-
     async def recover_space(self) -> dict[str, object]:
         """Free space after the quota was reached, and return how full the engine is then."""
         await self.engine.recover_space()
@@ -134,12 +130,10 @@ async def start_engine(
     *,
     initial_cluster: dict[str, str] | None = None,
     state: ClusterState = "new",
-    alone: bool = False,
 ) -> StartedEngine:
     """Start the engine and return it; it may not have a quorum yet.
 
     `initial_cluster`: member name -> host:port, for a first start; existing data overrule it.
-    `alone`: every other member is dropped, and what only they held is lost.
     """
     config.engine_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     if kind == "sqlite":
@@ -164,7 +158,7 @@ async def start_engine(
             inherit=(identity_fd, authority_fd),
         )
     )
-    await member.start(initial_cluster or {config.name: config.peer_address}, state, alone=alone)
+    await member.start(initial_cluster or {config.name: config.peer_address}, state)
     etcd = await EtcdEngine.connect(member.settings.socket_path, clock, entropy)
     return StartedEngine(etcd, etcd, member, (identity_fd, authority_fd))
 

@@ -21,7 +21,6 @@ from cluster.api.routes_admin import (
     InitRequest,
     JoinRequest,
     MigrateRequest,
-    RecoverRequest,
     RenewRequest,
     Step,
     UnlockRequest,
@@ -55,7 +54,6 @@ from cluster.protocol.errors import (
 )
 from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
-from cluster.quorum_recovery import Recovery
 from cluster.seal.unlock import (
     SealFileContents,
     SealKey,
@@ -95,8 +93,7 @@ class Lifecycle:
         self.metrics = Metrics()
         self._step = ""
         self._moving = asyncio.Lock()
-        self._recovery = Recovery(config, clock, entropy)
-        self._changes = EngineChanges(self, config, clock, entropy, self._recovery, self._moving)
+        self._changes = EngineChanges(self, config, clock, entropy, self._moving)
         self._serving = asyncio.Event()
         self._unlocked: UnlockedManager | None = None
         self._started: StartedEngine | None = None
@@ -171,14 +168,6 @@ class Lifecycle:
     def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
         """Move the store to another engine, step by step."""
         return self._changes.migrate(request)
-
-    async def lost_quorum(self) -> dict[str, object]:
-        """Return what this manager can see of a lost quorum."""
-        return await self._changes.lost_quorum()
-
-    def recover_quorum(self, request: RecoverRequest) -> AsyncIterator[Step]:
-        """Make a cluster of this manager alone, step by step."""
-        return self._changes.recover_quorum(request)
 
     async def status(self) -> dict[str, object]:
         """Return what this manager knows of itself, and of the cluster if it serves."""
@@ -289,19 +278,14 @@ class Lifecycle:
             require_joined(self.config, contents)
             self._step = "starting the engine"
             await asyncio.to_thread(settle_import, self.config)
-            started = await self._restart_engine(contents)
+            kind = engine_kind(self.config)
+            started = await start_engine(self.config, kind, contents, self.clock, self.entropy)
             if contents.pending:
                 contents = await completed(self.config, contents, started)
                 await asyncio.to_thread(
                     rewrite_seal_file, self.config.seal_file, seal_key, contents, self.entropy
                 )
             self._begin(contents, seal_key, started)
-
-    async def _restart_engine(self, contents: SealFileContents) -> StartedEngine:
-        if self._recovery.is_under_way:
-            return await self._recovery.start_alone(contents)
-        kind = engine_kind(self.config)
-        return await start_engine(self.config, kind, contents, self.clock, self.entropy)
 
     def _begin(self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine) -> None:
         self.state = State.STARTING
@@ -337,7 +321,6 @@ class Lifecycle:
             on_fault=self._faults.append,
         )
         try:
-            await self._recovery.finish(store, contents.manager_id)
             self._unlocked = UnlockedManager(
                 self.config, contents, seal_key, started, store, self.clock, self.entropy,
                 *self._sockets, health=self.health, metrics=self.metrics,

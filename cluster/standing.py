@@ -11,5 +11,4 @@ class State(StrEnum):
     STARTING = "starting"
     SERVING = "serving"
     MIGRATING = "migrating"
-    RECOVERING = "recovering"
     FAILED = "failed"

@@ -5,13 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.cli import answers
-from cluster.cli.arguments import (
-    Parser,
-    add_admin_socket,
-    add_connection,
-    duration,
-    verbs_of,
-)
+from cluster.cli.arguments import Parser, add_connection, duration, verbs_of
 from cluster.cli.output import ExitCode, print_rows
 
 REMOVAL_TIMEOUT_S: Final = 60.0
@@ -80,19 +74,6 @@ def add_commands(parser: Parser) -> None:
     add_connection(rm)
     rm.set_defaults(run=_remove)
 
-    recover = verbs.add_parser(
-        "recover-quorum",
-        help="after the majority is lost for good: make a cluster of this manager alone",
-        description="Run as root on one manager that survived and is unlocked. What only the lost "
-        "managers had acknowledged is lost, revocations included. Managers that are only down, "
-        "locked or cut off must not be given up: bring them back instead.",
-    )
-    recover.add_argument(
-        "--yes", action="store_true", help="do not ask; for scripts that have asked"
-    )
-    add_admin_socket(recover)
-    recover.set_defaults(run=_recover_quorum)
-
     for name in ("promote", "demote"):
         verb = verbs.add_parser(name, help="refused: managers and nodes do not change roles")
         verb.add_argument("name", metavar="NAME")
@@ -120,12 +101,6 @@ def _remove(args: Namespace) -> int:
     from cluster.cli.manager_removal import remove
 
     return remove(args)
-
-
-def _recover_quorum(args: Namespace) -> int:
-    from cluster.cli.quorum_recovery import recover
-
-    return recover(args)
 
 
 def _refuse_role(args: Namespace) -> int:

@@ -38,7 +38,6 @@ VERSION_PATIENCE_S = 10.0
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 10.0
 LOG_BYTES = 16 << 20
-ALONE = "--force-new-cluster=true"
 ENVIRONMENT = {"GOGC": "50", "GOMEMLIMIT": "120MiB"}
 
 ClusterState = Literal["new", "existing"]
@@ -164,19 +163,13 @@ class EtcdMember:
         child = self._child
         return child.pid if child is not None and child.returncode is None else None
 
-    async def start(
-        self, initial_cluster: Mapping[str, str], state: ClusterState, *, alone: bool = False
-    ) -> None:
-        """Start the member and keep it running; existing data overrules the first two arguments.
-
-        `alone`: this once, drop every other member. Source: etcd 3.4, disaster recovery.
-        """
+    async def start(self, initial_cluster: Mapping[str, str], state: ClusterState) -> None:
+        """Start the member and keep it running; existing data overrules both arguments."""
         if threading.current_thread() is not threading.main_thread():
             raise InvariantViolation("a member started by another thread dies with that thread")
         self._prepare_directories()
         command = command_line(self.settings, initial_cluster, state)
-        # Not for later starts: others may have joined by then.
-        self._child = await self._spawn([*command, ALONE] if alone else command)
+        self._child = await self._spawn(command)
         self._supervisor = asyncio.create_task(self._supervise(command), name="etcd-supervisor")
 
     def _prepare_directories(self) -> None:
