@@ -12,6 +12,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist" .
+.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/again" .
+cmp "$work"/dist/*.whl "$work"/again/*.whl || { echo "the same tree gave two wheels" >&2; exit 1; }
 "$python" -m venv "$work/venv"
 # The dependencies come from .venv by a .pth file; .venv's own .pth, which leads back to the checkout,
 # is not read from there.

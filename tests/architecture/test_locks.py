@@ -21,7 +21,7 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=~! ;]", text)[0].lower().replace("_", "-") for text in requirements}
 
 
-@pytest.mark.parametrize("lock", (*LOCKS, FUZZ_LOCK))
+@pytest.mark.parametrize("lock", [*LOCKS, FUZZ_LOCK])
 def test_every_pin_has_a_hash_and_no_line_names_a_host(root: Path, lock: str) -> None:
     text = (root / lock).read_text()
     assert [name for name, (_, rest) in pins(text).items() if "--hash=sha256:" not in rest] == []
