@@ -179,6 +179,7 @@ async def test_engine_that_cannot_be_had_is_told_before_anything_stops(config: C
         assert life.serving() is serving
 
 
+@pytest.mark.threat("T-51")
 async def test_other_data_than_the_tombstone_names_are_not_served(config: Config) -> None:
     async with founded(config) as (life, key):
         await migrate(life)

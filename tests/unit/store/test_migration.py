@@ -79,6 +79,7 @@ async def test_copy_is_the_store(two: Two) -> None:
     assert (await read_tale(copied)).wrong == []
 
 
+@pytest.mark.threat("T-51")
 async def test_nothing_sealed_before_opens_afterwards(two: Two) -> None:
     """And nothing that the copy holds opens with the old keyring."""
     await two.run()
