@@ -1,7 +1,8 @@
 """A known random value is created, issued, mounted and rotated; then it is searched for everywhere.
 
 Everywhere: engine files, logs, error bodies, command lines, environments, temporary directories,
-run directories, a core dump. Each search first finds what was planted beside.
+run directories, what operators read, swap, a core dump. Each search first finds what was planted
+beside.
 """
 
 import base64
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.protocol.https_client import request
 from cluster.system import SystemClock, SystemEntropy
 from tests.support.attacker import join_node
 from tests.support.issuing import issue
 from tests.support.running import (
+    TRUST_DOMAIN,
     Credential,
     Process,
     RunningCluster,
@@ -208,6 +211,41 @@ def test_audit_and_metrics_hold_no_value_and_metrics_no_name(stage: Stage) -> No
     assert float(delivered.split()[1]) >= 2
     secrets = stage.needles | beginnings | {NAME.encode(), SERVICE.encode()}
     assert [needle for needle in secrets if needle in metrics] == []
+
+
+@pytest.mark.threat("T-18")
+def test_nothing_that_is_read_of_a_manager_holds_a_value(stage: Stage) -> None:
+    """Metrics, the audit, status and every list: what an admin reads as often as he likes."""
+    cluster = stage.cluster
+    assert cluster.operator is not None
+    described = cluster.call("GET", "/openapi.json").body["paths"]
+    paths = [path for path, methods in described.items() if "get" in methods and "{" not in path]
+    paths += [f"/v1/secrets/{NAME}", f"/v1/secrets/{NAME}/where", f"/v1/services/{SERVICE}/tasks"]
+    read = b"".join(
+        request(
+            [cluster.managers[0].api], "GET", path, context=cluster.operator.context(),
+            trust_domain=TRUST_DOMAIN, timeout_s=60,
+        ).body
+        for path in sorted(paths)
+        if path != "/v1/events"  # never ends; its entries are those of the audit
+    )  # fmt: skip
+    assert NAME.encode() in read, "the control: names are shown"
+    assert {"/metrics", "/v1/audit"} <= set(paths)
+    assert [needle for needle in stage.needles if needle in read] == []
+
+
+@pytest.mark.threat("T-18")
+@pytest.mark.threat("T-21")
+def test_no_swap_holds_a_value(stage: Stage) -> None:
+    """The mount refuses swap where the kernel can, and no page of it or of a process lies there."""
+    for process in stage.processes():
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        swapped = next(line for line in status.splitlines() if line.startswith("VmSwap"))
+        assert swapped.split()[1] == "0"
+    active = Path("/proc/swaps").read_text().splitlines()[1:]
+    options = [line for line in Path("/proc/mounts").read_text().splitlines() if SERVICE in line]
+    assert options, "the service's mount is there"
+    assert not active or all("noswap" in line for line in options)
 
 
 @pytest.mark.threat("T-18")
