@@ -37,7 +37,7 @@ echo "$call" | {python} -I {api} hook {base}/console
 """
 
 
-class ThirdParty:
+class CredentialIssuer:
     """The lab's API, and the hook that speaks to its console."""
 
     def __init__(self, base: Path) -> None:
@@ -104,10 +104,10 @@ class Application(threading.Thread):
 
 
 @contextlib.contextmanager
-def rotating(engine: str, managers: int) -> Iterator[tuple[RunningCluster, ThirdParty]]:
+def rotating(engine: str, managers: int) -> Iterator[tuple[RunningCluster, CredentialIssuer]]:
     """Give a cluster with a hook, a service that uses the credential, and its application."""
     with empty_cluster(engine) as cluster:
-        party = ThirdParty(cluster.base)
+        party = CredentialIssuer(cluster.base)
         party.write_hook()
         cluster.manager_flags = ("--hook-directory", str(party.hooks))
         cluster.found(managers)

@@ -18,7 +18,7 @@ class Told:
 
 
 @dataclass
-class ThirdParty:
+class CredentialIssuer:
     """Stands at the port for hooks."""
 
     accepted: set[bytes] = field(default_factory=set)

@@ -9,7 +9,7 @@ from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import NodeId, SecretId, VersionNumber
 from cluster.store.records import RotationRecord, SecretRecord, VersionState
 from cluster.store.steps import Write
-from tests.support.hooks import ThirdParty
+from tests.support.hooks import CredentialIssuer
 from tests.unit.control.lab import MANAGER, TRUST_DOMAIN, ControlLab
 
 EVERY_S = 86_400.0
@@ -21,7 +21,7 @@ class RotationLab:
 
     def __init__(self, control: ControlLab) -> None:
         self.control = control
-        self.party = ThirdParty()
+        self.party = CredentialIssuer()
         self.scheduled = Scheduled(control.requests, control.entropy, self.party)
         self.node_id = NodeId("")
 
