@@ -1,12 +1,14 @@
 """The third party's hook is idempotent, and its judges find what is planted."""
 
 import base64
+import hashlib
 import json
 import subprocess
 from pathlib import Path
 
 from tests.faults.third_party import (
     HOOK,
+    REFUSED,
     Call,
     Issued,
     calls,
@@ -58,6 +60,16 @@ def test_the_hook_takes_an_operation_back(tmp_path: Path) -> None:
     assert told(tmp_path, "unprepared", "rollback")
     assert told(tmp_path, "unprepared", "prepare")
     assert calls(tmp_path)[-1].accepted == (OLD,)
+
+
+def test_a_refused_operation_leaves_the_old_credential(tmp_path: Path) -> None:
+    """Also the very first one."""
+    set_up(tmp_path)
+    names = (f"operation-{number}" for number in range(1000))
+    drawn = ((name, hashlib.sha256(f"{name}prepare".encode()).digest()[0]) for name in names)
+    refused = next(name for name, first in drawn if first < REFUSED)
+    assert not told(tmp_path, refused, "prepare")
+    assert {one.accepted for one in calls(tmp_path)} == {(OLD,)}
 
 
 def call(at: float, action: str, *accepted: str, version: int = 2) -> Call:

@@ -1,5 +1,6 @@
 """A third party behind a hook: a file of accepted credentials, and a log of every call.
 
+Until its first call it accepts the credential that is in use then, and none else.
 The hook is a program of its own that takes no part of the project in; it is idempotent by the
 operation's id, refuses some operations for good, and loses the answer of some first calls.
 """
@@ -28,7 +29,8 @@ with open(BASE + "/lock", "w") as lock:
         with open(BASE + "/state") as file:
             state = json.load(file)
     except FileNotFoundError:
-        state = {{"accepted": [], "known": {{}}, "done": {{}}, "calls": {{}}}}
+        first = [digest(call["previous"]["value"])]
+        state = {{"accepted": first, "known": {{}}, "done": {{}}, "calls": {{}}}}
     for side in ({{"version": call["version"], "value": call["value"]}}, call["previous"]):
         if side["value"] is not None:
             state["known"][str(side["version"])] = digest(side["value"])
@@ -43,8 +45,6 @@ with open(BASE + "/lock", "w") as lock:
         yes = again
     if yes and not again:
         accepted = set(state["accepted"])
-        if not accepted and old:
-            accepted.add(old)
         if action == "prepare":
             accepted.add(new)
         elif action == "retire":

@@ -31,7 +31,7 @@ LASTING: Final = "k0"
 SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING)
 UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
-OVERLAPPING: Final = 0.2
+OVERLAPPING: Final = 0.4
 """The share of rotations that leave the version before active for a while."""
 SETTLING_S: Final = 60.0
 """How long all unknown outcomes together may take to settle, at rest."""
@@ -222,7 +222,7 @@ class Actions:
         operation = Operation(0, "", key_of("secret", name), "rotate", mark)
         path = f"/v1/secrets/{name}/versions"
         if self.client.random.random() < OVERLAPPING:
-            path += f"?overlap_s={self.client.random.uniform(0, 4):.1f}"
+            path += f"?overlap_s={self.client.random.uniform(0, 2):.1f}"
         self._numbered(mark, name, self.client.run(operation, "POST", path, value, version_in))
 
     def _numbered(self, mark: str, name: str, answer: Answered | None) -> None:
