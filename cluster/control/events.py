@@ -304,7 +304,8 @@ def _told(before: Record | None, after: Record | None) -> dict[str, JSON]:
 def _attributes(record: Record | None) -> dict[str, JSON]:
     match record:
         case SecretRecord():
-            return {"version": record.primary.number}
+            warned = record.primary.warned
+            return {"version": record.primary.number, **({"warning": warned} if warned else {})}
         case ServiceRecord():
             return {"spec": record.spec_number}
         case NodeRecord():

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from cluster.control.moments import moment
 from cluster.control.requests import JSON
 from cluster.store.records import SecretRecord, SecretVersion, VersionState
@@ -26,6 +28,11 @@ class Expiring:
     expires_at: float
     expired: bool
 
+    @property
+    def warning(self) -> str:
+        """What there is to tell: "expiring" or "expired"."""
+        return "expired" if self.expired else "expiring"
+
 
 def expiring(secrets: Iterable[SecretRecord], now_s: float) -> Iterator[Expiring]:
     """Yield the versions in use that want a rotation, in the order of `secrets`."""
@@ -34,6 +41,20 @@ def expiring(secrets: Iterable[SecretRecord], now_s: float) -> Iterator[Expiring
             end = version.expires_at
             if version.state in _ISSUED and end is not None and end <= now_s + WARNING_S:
                 yield Expiring(secret, version, end, end <= now_s)
+
+
+def warned(secret: SecretRecord, now_s: float) -> SecretRecord:
+    """Return `secret` with what it tells of its versions marked as told; itself if all is."""
+    told = {one.version.number: one.warning for one in expiring((secret,), now_s)}
+    versions = tuple(
+        msgspec.structs.replace(version, warned=told[version.number])
+        if told.get(version.number, version.warned) != version.warned
+        else version
+        for version in secret.versions
+    )
+    if versions == secret.versions:
+        return secret
+    return msgspec.structs.replace(secret, versions=versions)
 
 
 def next_warning(secrets: Iterable[SecretRecord], now_s: float) -> float | None:

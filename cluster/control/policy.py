@@ -44,6 +44,7 @@ class Action(StrEnum):
     SECRET_ROLLBACK = "secret.rollback"  # noqa: S105  # an action's name
     SECRET_PRUNE = "secret.prune"  # noqa: S105  # an action's name
     SECRET_RETIRE = "secret.retire"  # noqa: S105  # an action's name
+    SECRET_WARN = "secret.warn"  # noqa: S105  # an action's name
     SECRET_WHERE = "secret.where"  # noqa: S105  # an action's name
     SECRET_EXPOSE = "secret.mark-exposed"  # noqa: S105  # an action's name
     SECRET_ISSUE = "secret.issue"  # noqa: S105  # an action's name
@@ -245,6 +246,7 @@ _DUTIES = (
     Action.ROLLOUT_UPDATE,
     Action.ROTATION_STEP,
     Action.SECRET_RETIRE,
+    Action.SECRET_WARN,
     Action.RECORD_SWEEP,
     Action.CLUSTER_ALIVE,
     Action.AUDIT_TRIM,

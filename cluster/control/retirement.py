@@ -6,12 +6,12 @@ a version meanwhile rewrites the secret's record, and the write of this round me
 """
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
-from cluster.control.expiry import expiring, next_warning
+from cluster.control.expiry import expiring, next_warning, warned
 from cluster.control.policy import Action
 from cluster.control.rotation_records import needed_by_rotations
 from cluster.control.versions import (
@@ -56,7 +56,6 @@ class Retirement:
     _due: bool = True
     _look_at_s: float = 0.0
     """By the calendar, as `retire_at` is."""
-    _warned: set[tuple[str, int, bool]] = field(default_factory=set)
 
     def notice(self, kinds: Collection[Kind]) -> None:
         """Take in which kinds of records changed."""
@@ -80,11 +79,13 @@ class Retirement:
         view = self.store.view
         secrets = view.secrets.values()
         open_ones = [stored for stored in secrets if may_settle(stored.record)]
+        changed: set[str] = set()
         for piece in _pieces(_changes(view, open_ones, now_s)):
             steps = [step for stored, after in piece for step in settling(view, stored, after)]
             await self.commit(steps, Action.SECRET_RETIRE, _told(piece))
+            changed |= {stored.record.id for stored, _ in piece}
+        await self._warn([one for one in secrets if one.record.id not in changed], now_s)
         records = [stored.record for stored in secrets]
-        self._warn(records, now_s)
         moments = (
             *(next_due(stored.record, now_s) for stored in open_ones),
             next_warning(records, now_s),
@@ -92,17 +93,25 @@ class Retirement:
         known = (at for at in moments if at is not None)
         self._look_at_s = min(known, default=now_s + LOOK_AGAIN_S)
 
-    def _warn(self, secrets: Sequence[SecretRecord], now_s: float) -> None:
-        """Tell of each version once that it expires soon, and once that it did."""
-        found = {
-            (one.secret.id, int(one.version.number), one.expired): one
-            for one in expiring(secrets, now_s)
-        }
-        for key in found.keys() - self._warned:
-            one = found[key]
-            event = "secret.expired" if one.expired else "secret.expiring"
-            log.warning(event, secret=one.secret.name, version=one.version.number)
-        self._warned = set(found)
+    async def _warn(self, secrets: Sequence[Stored[SecretRecord]], now_s: float) -> None:
+        """Tell of each version once that it expires soon, and once that it did.
+
+        It is written down, so that followers of events hear of it, and no other holder tells again.
+        """
+        open_ones = [one for one in secrets if warned(one.record, now_s) is not one.record]
+        for start in range(0, len(open_ones), SECRETS_PER_WRITE):
+            piece = open_ones[start : start + SECRETS_PER_WRITE]
+            found = [
+                one
+                for one in expiring((stored.record for stored in piece), now_s)
+                if one.warning != one.version.warned
+            ]
+            told = (f"{one.secret.name}/{one.version.number} {one.warning}" for one in found)
+            steps = [Replace(stored, warned(stored.record, now_s)) for stored in piece]
+            await self.commit(steps, Action.SECRET_WARN, ", ".join(told))
+            for one in found:
+                event = "secret.expired" if one.expired else "secret.expiring"
+                log.warning(event, secret=one.secret.name, version=one.version.number)
 
     def _now_s(self) -> float:
         return self.clock.now().timestamp()

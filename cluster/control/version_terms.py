@@ -85,7 +85,9 @@ def changed_terms(secret: SecretRecord, terms: VersionTerms, now_s: float) -> Se
     if asked is not None or terms.overlap_s:
         _check_outlives(overlap_s, expires_at, f"version {primary.number}", now_s)
     versions = tuple(
-        msgspec.structs.replace(version, expires_at=expires_at) if version is primary else version
+        msgspec.structs.replace(version, expires_at=expires_at, warned="")
+        if version is primary
+        else version
         for version in secret.versions
     )
     return msgspec.structs.replace(

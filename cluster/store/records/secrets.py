@@ -28,6 +28,8 @@ class SecretVersion(msgspec.Struct, frozen=True):
     """When an active version stops being issued; None: as long as something needs it."""
     expires_at: float | None = None
     """When the credential itself stops working, as the operator said; warned of, never enforced."""
+    warned: str = ""
+    """What was told of `expires_at` already: "expiring", then "expired"."""
     destroyed: bool = False
     """Whether the value is gone: a rollback cannot bring it back."""
     left_turn: int = 0

@@ -84,6 +84,7 @@ def test_auditor_changes_nothing_but_his_certificate() -> None:
         "status.read",
         "metrics.read",
         "audit.read",
+        "event.list",
     }
     assert _allowed(Role.AUDITOR) == reads | {"operator.renew"}
 
@@ -94,7 +95,7 @@ def test_nobody_but_nodes_is_issued_values() -> None:
 
 def test_deployer_touches_neither_nodes_nor_operators_nor_the_audit() -> None:
     areas = {action.partition(".")[0] for action in _allowed(Role.DEPLOYER)}
-    assert areas == {"secret", "service", "rollout", "status", "operator"}
+    assert areas == {"secret", "service", "rollout", "event", "status", "operator"}
     assert "operator.add" not in _allowed(Role.DEPLOYER)
 
 

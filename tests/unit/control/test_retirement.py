@@ -24,7 +24,7 @@ class Part:
         self.retirement = Retirement(lab.store, lab.clock, self.commit)
 
     async def commit(self, steps: Sequence[Step], action: Action, detail: str) -> None:
-        assert action is Action.SECRET_RETIRE
+        assert action in {Action.SECRET_RETIRE, Action.SECRET_WARN}
         if self.fails:
             raise Unavailable
         await self.lab.store.commit(Write(tuple(steps)))
@@ -52,6 +52,25 @@ async def test_it_looks_again_when_the_next_overlap_ends(lab: ControlLab, part: 
     lab.clock.advance(3)
     await part.retirement.round()
     assert part.told == ["db/1 retired"]
+
+
+async def test_what_was_warned_of_is_told_once_whoever_holds_the_duty(
+    lab: ControlLab, part: Part
+) -> None:
+    """And again when the expiry is set anew: it is another warning then."""
+    terms = VersionTerms(expires_in_s=10.0)
+    await lab.secrets.create(lab.context(), "db", {}, SecretBytes(b"1"), terms)
+    await part.retirement.round()
+    another = Part(lab)
+    await another.retirement.round()
+    assert (part.told, another.told) == (["db/1 expiring"], [])
+    lab.clock.advance(10)
+    await another.retirement.round()
+    assert another.told == ["db/1 expired"]
+    await lab.versions.update(lab.context(), "db", VersionTerms(expires_in_s=60.0))
+    another.retirement.notice({Kind.SECRET})
+    await another.retirement.round()
+    assert another.told == ["db/1 expired", "db/1 expiring"]
 
 
 async def test_a_moment_long_past_is_not_waited_for(lab: ControlLab, part: Part) -> None:
