@@ -3,7 +3,7 @@
 Started by root it applies a unit's walls as the system's does. What a user's instance cannot have
 is taken out of the copy of the unit, and named here: its own user and the directories that systemd
 makes for it; two settings that some containers refuse, which are tried first; and ProtectHome
-where the tests' own interpreter lies in a home directory.
+and PrivateTmp where the tests' own interpreter lies in such a place.
 """
 
 import contextlib
@@ -41,8 +41,10 @@ class UserSystemd:
         """Install a copy of a unit, with its programs' places replaced."""
         lines = [one for one in unit.read_text().splitlines() if not one.startswith(_TAKEN_OUT)]
         lines = [one for one in lines if one not in TRIED_FIRST or self._allows(one)]
-        if _interpreter_at_home():
+        if _lies_under("/root", "/home", "/run/user"):
             lines = [one for one in lines if not one.startswith("ProtectHome=")]
+        if _lies_under("/tmp", "/var/tmp"):
+            lines = [one for one in lines if not one.startswith("PrivateTmp=")]
         text = "\n".join(lines).replace("/opt/strongroom/bin/", f"{SCRIPTS}/")
         for old, new in replacing.items():
             text = text.replace(old, new)
@@ -73,9 +75,10 @@ class UserSystemd:
         return self.run(*words).returncode == 0
 
 
-def _interpreter_at_home() -> bool:
-    interpreter = Path(sys.executable).resolve()
-    return any(interpreter.is_relative_to(home) for home in ("/root", "/home", "/run/user"))
+def _lies_under(*places: str) -> bool:
+    """Return whether the tests' own interpreter or scripts would be hidden with `places`."""
+    programs = (Path(sys.executable).resolve(), SCRIPTS)
+    return any(program.is_relative_to(place) for program in programs for place in places)
 
 
 def environment(base: Path) -> dict[str, str]:
