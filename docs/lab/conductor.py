@@ -37,8 +37,9 @@ class Manner:
 
 def run(scenario: Scenario, layout: Layout, manner: Manner) -> int:
     """Run a scenario and return its exit code; raise LabError where the place cannot be used."""
-    # Ended like this by a terminal that closes or a supervisor: clean up as after Ctrl-C.
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Ended like this by a terminal that closes or a supervisor: clean up as after Ctrl-C, which is
+    # named too because a shell starts what runs in the background with it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     with leftovers.only_lab(layout):
         return _run_in(layout, scenario, manner)
