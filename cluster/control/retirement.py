@@ -98,7 +98,12 @@ class Retirement:
 
         It is written down, so that followers of events hear of it, and no other holder tells again.
         """
-        open_ones = [one for one in secrets if warned(one.record, now_s) is not one.record]
+        untold = {
+            one.secret.id
+            for one in expiring((stored.record for stored in secrets), now_s)
+            if one.warning != one.version.warned
+        }
+        open_ones = [one for one in secrets if one.record.id in untold]
         for start in range(0, len(open_ones), SECRETS_PER_WRITE):
             piece = open_ones[start : start + SECRETS_PER_WRITE]
             found = [

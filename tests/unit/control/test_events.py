@@ -9,6 +9,7 @@ import pytest
 
 from cluster.control.events import EventFilter, Events, Line
 from cluster.control.policy import Principal, Role
+from cluster.control.version_terms import VersionTerms
 from cluster.protocol.errors import HistoryGone, InvalidRequest, PermissionDenied, Unavailable
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import Availability, Kind
@@ -58,6 +59,22 @@ async def test_a_secrets_life_is_told_with_who_and_why(lab: ControlLab, events: 
     assert len({one["id"] for one in found}) == 1
     assert all(one["at"] and one["request_id"] for one in found)
     assert b"value-canary" not in msgspec.json.encode(found)
+
+
+async def test_a_credential_that_expires_is_told_of_once_before_and_once_after(
+    lab: ControlLab, events: Events
+) -> None:
+    terms = VersionTerms(expires_in_s=10.0)
+    await lab.secrets.create(lab.context(), "db", {}, SecretBytes(b"1"), terms)
+    since, duty = now(lab), lab.duty()
+    for advance_s in (0.0, 10.0, 0.0):
+        lab.clock.advance(advance_s)
+        await lab.settle(duty)
+    found = await told(events, since, wanted=EventFilter(types=frozenset({"secret"})))
+    assert [(one["cause"], one["attributes"]) for one in found] == [
+        ("secret.warn", {"warning.new": "expiring"}),
+        ("secret.warn", {"warning.old": "expiring", "warning.new": "expired"}),
+    ]
 
 
 async def test_a_stream_goes_on_behind_any_revision(lab: ControlLab, events: Events) -> None:
