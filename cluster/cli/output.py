@@ -48,17 +48,20 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def show_progress(line: str) -> None:
-    """Draw the progress line, on a terminal only."""
+def show_progress(*lines: str) -> None:
+    """Draw the progress, on a terminal only; no line is wider than the screen."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{printable(line)}")
+        drawn = "\n".join(printable(line) for line in lines)
+        # Back to where it began: whatever is printed next removes it all, without being told.
+        up = f"\x1b[{len(lines) - 1}A\r" if len(lines) > 1 else ""
+        sys.stderr.write(f"\r\x1b[J{drawn}{up}")
         sys.stderr.flush()
 
 
 def clear_progress() -> None:
-    """Remove the progress line."""
+    """Remove the progress."""
     if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+        sys.stderr.write("\r\x1b[J")
         sys.stderr.flush()
 
 

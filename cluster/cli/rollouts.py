@@ -6,11 +6,13 @@ itself: it is finished, or paused, or taken back.
 """
 
 import math
+import shutil
 import time
 from argparse import Namespace
 from typing import Final
 
 from cluster.cli.answers import Answer, number, rows
+from cluster.cli.arguments import on_terminal
 from cluster.cli.connection import PAUSE_S, Connection, path_of
 from cluster.cli.output import (
     ExitCode,
@@ -20,9 +22,12 @@ from cluster.cli.output import (
     say,
     show_progress,
 )
+from cluster.cli.progress_bars import bars
 from cluster.protocol.errors import Unavailable
 
 POLL_S: Final = 10.0
+DRAWN_POLL_S: Final = 0.5
+"""How often is asked where bars are drawn."""
 POLL_MARGIN_S: Final = 10.0
 _NAMED: Final = 10
 _OVER: Final = frozenset({"done", "gone", "back"})
@@ -65,6 +70,7 @@ class _Watch:
         self._timeout_s: float = args.timeout
         self._ends_itself = not args.timeout_said
         self._tells = args.format == "table" and not args.quiet
+        self._draws = self._tells and on_terminal()
         self._told: dict[tuple[str, str], str] = {}
 
     def wait(self) -> Answer | None:
@@ -74,15 +80,18 @@ class _Watch:
         progress: Answer | None = None
         while True:
             left_s = self._limit_s(progress) - (clock.monotonic_s() - began_s)
-            progress = self._ask(progress, min(max(left_s, 0.0), POLL_S)) or progress
+            poll_s = DRAWN_POLL_S if self._draws else POLL_S
+            progress = self._ask(progress, min(max(left_s, 0.0), poll_s)) or progress
             if progress is not None:
                 self._tell(progress)
                 if progress.get("done") is True:
                     return progress
             if clock.monotonic_s() - began_s >= self._limit_s(progress):
                 return progress
-            if progress is not None:
-                show_progress(f"{self._what}: {_reached(progress)}")
+            if progress is not None and self._draws:
+                screen = shutil.get_terminal_size()
+                heading = f"{self._what}: {_reached(progress)}"
+                show_progress(*bars(progress, heading, screen.columns, screen.lines))
 
     def _limit_s(self, progress: Answer | None) -> float:
         """Return how long to wait; what goes step by step ends by itself, so nobody need guess."""

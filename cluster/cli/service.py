@@ -7,7 +7,13 @@ from cluster.cli.arguments import Parser, add_connection, add_waiting, verbs_of
 from cluster.cli.connection import Connection, connect, path_of
 from cluster.cli.output import ExitCode, print_object, print_result, print_rows
 from cluster.cli.rollouts import follow
-from cluster.cli.service_spec import add_change_flags, add_spec_flags, changed_spec, draft_of
+from cluster.cli.service_spec import (
+    add_change_flags,
+    add_spec_flags,
+    changed_spec,
+    draft_of,
+    refuse_changes,
+)
 from cluster.cli.update_flags import add_health_flags
 from cluster.protocol.errors import StaleVersion
 
@@ -51,6 +57,11 @@ def add_commands(parser: Parser) -> None:
         verb.set_defaults(run=run)
     add_health_flags(create, change=False)
     add_change_flags(update)
+    update.add_argument(
+        "--rollback",
+        action="store_true",
+        help="go back to the spec before the last change, as `service rollback` does",
+    )
 
     rollback = verbs.add_parser("rollback", help="go back to the spec before the last change")
     rollback.add_argument("name", metavar="NAME")
@@ -82,6 +93,9 @@ def _create(args: Namespace) -> int:
 
 
 def _update(args: Namespace) -> int:
+    if args.rollback:
+        refuse_changes(args)
+        return _roll_back(args)
     connection = connect(args)
     for _attempt in range(_UPDATE_ATTEMPTS - 1):
         try:

@@ -151,6 +151,17 @@ def changed_spec(name: str, spec: Answer, args: Namespace) -> Answer:
     return {"name": name, **draft}
 
 
+def refuse_changes(args: Namespace) -> None:
+    """Raise InvalidRequest if any flag changes the spec: `--rollback` brings back a whole one."""
+    empty: Answer = {"references": [], "constraints": [], "labels": {}}
+    try:
+        changed = changed_spec(args.name, empty, args) != {"name": args.name, **empty}
+    except InvalidRequest:
+        changed = True
+    if changed or args.on_change_rm or args.health_none or args.constraint_rm or args.label_rm:
+        raise InvalidRequest("--rollback goes alone; change the service afterwards")
+
+
 def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
     """Return the parts of a spec that flags name."""
     given: Answer = {

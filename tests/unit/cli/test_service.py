@@ -189,6 +189,35 @@ def test_rollback(run: Run, manager: Canned, context: Context) -> None:
     assert run("service", "rollback", "web").out == "spec 2 on 1 of 1 node in 1.2 s\n"
 
 
+def test_update_with_rollback_is_a_rollback(run: Run, manager: Canned, context: Context) -> None:
+    answering(manager)
+    done = run("service", "update", "web", "--rollback")
+    assert (done.code, done.out) == (0, "spec 2 on 1 of 1 node in 1.2 s\n")
+    assert manager.asked[0].path == "/v1/services/web/rollback"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--uid", "9"],
+        ["--secret-add", "db"],
+        ["--secret-rm", "db"],
+        ["--constraint-rm", "node.name==n1"],
+        ["--label-rm", "team"],
+        ["--on-change-rm"],
+        ["--health-none"],
+        ["--on-change-timeout", "3s"],
+        ["--replicas", "2"],
+    ],
+)
+def test_rollback_goes_alone(run: Run, manager: Canned, context: Context, words: list[str]) -> None:
+    """It brings a whole spec back: a change beside it would be lost without a word."""
+    answering(manager)
+    done = run("service", "update", "web", "--rollback", *words)
+    assert (done.code, manager.asked) == (1, [])
+    assert "--rollback goes alone" in done.err
+
+
 def test_ls_and_ps(run: Run, manager: Canned, context: Context) -> None:
     listed = {**SERVICE, "tasks_running": 1, "tasks_desired": 2}
     manager.on("GET /v1/services", (200, {"services": [listed]}))
