@@ -6,7 +6,7 @@ kind, never what a caller chose and never a name: names are sealed data. Source:
 metrics.md.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,6 +52,12 @@ class Metrics:
             buckets=_REQUEST_S,
             registry=self._registry,
         )
+        self._refused = Counter(
+            "strongroom_refused",
+            "Connections and requests turned away before any work, by reason.",
+            ("listener", "reason"),
+            registry=self._registry,
+        )
         self._transaction_s = Histogram(
             "strongroom_engine_transaction_seconds",
             "Time of an engine transaction; refused: a compare did not hold.",
@@ -89,6 +95,11 @@ class Metrics:
         known = method if method in METHODS and route else "other"
         self._requests.labels(listener, known, route, str(status)).inc()
         self._request_s.labels(listener, known, route).observe(took_s)
+
+    def refusing(self, listener: str, reasons: Iterable[str]) -> Callable[[str], None]:
+        """Return what counts for one listener; each of `reasons` is there from the start, at 0."""
+        by_reason = {reason: self._refused.labels(listener, reason) for reason in reasons}
+        return lambda reason: by_reason[reason].inc()
 
     def transaction(self, outcome: str, operations: int, took_s: float) -> None:
         """Count an engine transaction."""

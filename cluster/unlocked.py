@@ -36,6 +36,7 @@ from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
 from cluster.api.request_log import RequestLog
+from cluster.api.refused import CountRefused, Refused
 from cluster.config import Config
 from cluster.control.audit_archives import AuditArchives
 from cluster.control.issuing import trust_bundle
@@ -91,6 +92,8 @@ SESSION_RATE: Final = Rate(per_s=2, burst=50)
 API_CONCURRENCY: Final = 512
 JOIN_CONCURRENCY: Final = 64
 START_LOOK_S: Final = 0.01
+LISTENERS: Final = ("api", "join")
+"""As metrics name them: 7443 and 7444."""
 CUT_AFTER_S: Final = 2.5
 """A revoked node's sessions wipe for 2 s at most; whatever is still open then is cut."""
 
@@ -151,7 +154,11 @@ class UnlockedManager:
         )
         await self._be_active()
         await certificate.ensure_fresh()
-        registry = ConnectionRegistry(self.contents.trust_domain, self.clock)
+        refused_api, refused_join = (self.metrics.refusing(name, Refused) for name in LISTENERS)
+        registry = ConnectionRegistry(
+            self.contents.trust_domain, self.clock,
+            made_room=lambda: refused_join(Refused.CONNECTIONS),
+        )  # fmt: skip
         self._watch_changes(registry)
         trim = AuditTrim(self.store, self.clock, self.entropy, self._exports, cases.manager_id)
         duties = Duties(
@@ -160,15 +167,20 @@ class UnlockedManager:
         )  # fmt: skip
         self.gauges = self._gauges(trim, certificate)
         api = self._listener(
-            self._limited("api", self._api(), API_RATE, API_CONCURRENCY, _body_limit),
+            self._limited("api", self._api(), API_RATE, API_CONCURRENCY, _body_limit, refused_api),
             registry,
             certificate.api_context,
         )
+            refused_api,
         join = self._listener(
-            self._limited("join", self._join_api(), JOIN_RATE, JOIN_CONCURRENCY, _join_body_limit),
+            self._limited(
+                "join", self._join_api(), JOIN_RATE, JOIN_CONCURRENCY, _join_body_limit,
+                refused_join,
+            ),
             registry,
             certificate.join_context,
-        )
+            refused_join,
+        )  # fmt: skip
         async with asyncio.TaskGroup() as group:
             group.create_task(api.serve(sockets=[self.api_socket]), name="api")
             group.create_task(join.serve(sockets=[self.join_socket]), name="join")
@@ -267,6 +279,7 @@ class UnlockedManager:
         body_limit: Callable[[str], int],
     ) -> "ASGIApp":
         # The log is inside: what is over a limit must not fill a disk with lines either.
+        count_refused: CountRefused,
         return Limits(
             RequestLog(app, self.clock, self.entropy, self.metrics, listener),
             RateLimiter(rate, self.clock),
@@ -275,10 +288,15 @@ class UnlockedManager:
             body_limit,
         )
 
+            count_refused,
     def _listener(
-        self, app: "ASGIApp", registry: ConnectionRegistry, context: LiveContext
+        self,
+        app: "ASGIApp",
+        registry: ConnectionRegistry,
+        context: LiveContext,
+        count_refused: CountRefused,
     ) -> Listener:
-        http, websocket = peer_protocols(registry)
+        http, websocket = peer_protocols(registry, count_refused)
         return Listener(
             uvicorn.Config(
                 app,
@@ -293,7 +311,8 @@ class UnlockedManager:
                 proxy_headers=False,
                 timeout_graceful_shutdown=2,
                 lifespan="off",
-            )
+            ),
+            count_refused,
         )
 
     # --- watching ---

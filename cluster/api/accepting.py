@@ -20,6 +20,8 @@ from typing import Final
 
 import structlog
 
+from cluster.api.refused import CountRefused, Refused, uncounted
+
 log = structlog.get_logger(__name__)
 
 HANDSHAKE_TIMEOUT_S: Final = 5.0
@@ -48,12 +50,14 @@ class AcceptLoop:
         context: ssl.SSLContext | None,
         protocol: Callable[[], asyncio.Protocol],
         doors: Doors,
+        count_refused: CountRefused = uncounted,
     ) -> None:
         """`bound`: a socket that is bound; its owner closes it, at any time."""
         self._bound = bound.dup()
         self._context = context
         self._protocol = protocol
         self._doors = doors
+        self._count_refused = count_refused
         # Insertion order, oldest first: dicts stand for ordered sets.
         self._unfinished: defaultdict[str, dict[asyncio.Task[None], None]] = defaultdict(dict)
         self._together = 0
@@ -145,12 +149,14 @@ class AcceptLoop:
             )
         except OSError:  # ssl's errors too: a peer that we do not believe, or that is gone
             connection.close()
+            self._count_refused(Refused.HANDSHAKE)
         except asyncio.CancelledError:
             connection.close()
             raise
 
     def _count_refusal(self) -> None:
         self.refused += 1
+        self._count_refused(Refused.CROWD)
         if self._telling is None:
             loop = asyncio.get_running_loop()
             self._telling = loop.call_later(TELL_EVERY_S, self._tell)

@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cluster.api.refused import CountRefused, Refused, uncounted
+
 log = structlog.get_logger(__name__)
 
 HEAD_TIMEOUT_S: Final = 10.0
@@ -26,6 +28,8 @@ MESSAGE_BYTES: Final = 4 * 1024 * 1024
 class BoundedHttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, which waits and stores within limits."""
 
+    count_refused: CountRefused = staticmethod(uncounted)
+    """uvicorn makes the instances itself, so what counts travels on the class."""
     _awaited: asyncio.TimerHandle | None = None
     _in_head = True
     _whole = False
@@ -51,7 +55,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         limit = HEAD_BYTES if self._in_head else MESSAGE_BYTES
         if not self._whole and self._received > limit:
-            self._give_up("too large")
+            self._give_up(Refused.LARGE)
 
     def on_message_begin(self) -> None:
         """Start counting for a request."""
@@ -81,9 +85,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._awaited = (
             None
             if timeout_s is None
-            else self.loop.call_later(timeout_s, self._give_up, "too slow")
+            else self.loop.call_later(timeout_s, self._give_up, Refused.SLOW)
         )
 
-    def _give_up(self, reason: str) -> None:
-        log.info("connection.given_up", peer=self.client, reason=reason)
+    def _give_up(self, why: Refused) -> None:
+        if self.transport.is_closing():
+            return
+        log.info("connection.given_up", peer=self.client, reason=f"too {why}")
+        self.count_refused(why)
         self.transport.abort()

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.api.error_map import error_response
 from cluster.api.peer import caller_of
+from cluster.api.refused import CountRefused, Refused, uncounted
 from cluster.protocol.errors import ClusterError, PayloadTooLarge, TooManyRequests
 from cluster.system import Clock
 
@@ -79,6 +80,7 @@ class Limits:
     concurrency: int
     body_bytes: Callable[[str], int]
     """Path -> the largest body it takes."""
+    count_refused: CountRefused = uncounted
     _running: Counter[str] = field(default_factory=Counter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +88,7 @@ class Limits:
         key = _key(scope)
         if scope["type"] == "websocket" and not self.sessions.allow(key):
             # Before it is accepted: the handshake is answered with 403.
+            self.count_refused(Refused.SESSIONS)
             await send({"type": "websocket.close"})
         elif scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -94,19 +97,27 @@ class Limits:
 
     async def _pass_on(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
         limit = self.body_bytes(scope["path"])
-        if not self.limiter.allow(key) or self._is_full(key):
-            await _refusal(TooManyRequests())(scope, receive, send)
-        elif _declared_length(scope) > limit:
-            await _refusal(PayloadTooLarge())(scope, receive, send)
-        else:
-            self._running[key] += 1
-            body = _Counted(receive, send, limit)
-            try:
-                await self.app(scope, body.receive, body.send)
-            finally:
-                self._running[key] -= 1
-                if not self._running[key]:
-                    del self._running[key]
+        why = self._refused(key, scope, limit)
+        if why is not None:
+            self.count_refused(why)
+            error = PayloadTooLarge() if why is Refused.BODY else TooManyRequests()
+            await _refusal(error)(scope, receive, send)
+            return
+        self._running[key] += 1
+        body = _Counted(receive, send, limit, self.count_refused)
+        try:
+            await self.app(scope, body.receive, body.send)
+        finally:
+            self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]
+
+    def _refused(self, key: str, scope: Scope, limit: int) -> Refused | None:
+        if not self.limiter.allow(key):
+            return Refused.RATE
+        if self._is_full(key):
+            return Refused.CONCURRENCY
+        return Refused.BODY if _declared_length(scope) > limit else None
 
     def _is_full(self, key: str) -> bool:
         return (
@@ -121,12 +132,17 @@ class _Counted:
     _receive: Receive
     _send: Send
     _limit: int
+    _count_refused: CountRefused
     _seen: int = 0
+    _refused: bool = False
 
     async def receive(self) -> Message:
         message = await self._receive()
         self._seen += len(message.get("body", b""))
         if self._seen > self._limit:
+            if not self._refused:
+                self._refused = True
+                self._count_refused(Refused.BODY)
             raise PayloadTooLarge
         return message
 

@@ -15,11 +15,17 @@ from typing import cast
 import uvicorn
 
 from cluster.api.accepting import AcceptLoop, Doors
+from cluster.api.refused import CountRefused, uncounted
 from cluster.protocol.errors import Unavailable
 
 
 class Listener(uvicorn.Server):
     """Serves one application: `serve(sockets=[...])` runs it, setting `should_exit` ends it."""
+
+    def __init__(self, config: uvicorn.Config, count_refused: CountRefused = uncounted) -> None:
+        """Take uvicorn's settings, and what counts those who are turned away at the door."""
+        super().__init__(config)
+        self._count_refused = count_refused
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until told to stop; when cancelled, everything is let go at once."""
@@ -49,7 +55,10 @@ class Listener(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise Unavailable("the application did not start; see the log before this line")
-        doors = [AcceptLoop(one, self.config.ssl, self._new_protocol, Doors()) for one in sockets]
+        doors = [
+            AcceptLoop(one, self.config.ssl, self._new_protocol, Doors(), self._count_refused)
+            for one in sockets
+        ]
         for door in doors:
             door.start(self.config.backlog)
         # uvicorn closes them and waits for them, which is all it does with a server.

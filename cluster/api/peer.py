@@ -11,7 +11,7 @@ dependency is pinned and tests/unit/api/test_peer.py holds the contract.
 import asyncio
 import ssl
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -19,6 +19,7 @@ import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from cluster.api.bounded_http import BoundedHttpProtocol
+from cluster.api.refused import CountRefused, Refused, uncounted
 from cluster.pki.tls import caller_from_der
 from cluster.protocol.errors import ClusterError, TooManyRequests, Unauthenticated
 from cluster.protocol.identity import Caller
@@ -56,8 +57,18 @@ class ConnectionRegistry:
     is thrown out.
     """
 
-    def __init__(self, trust_domain: str, clock: Clock, look_again_s: float = 60.0) -> None:
-        """Take the cluster's trust domain; the calendar may jump unnoticed for `look_again_s`."""
+    def __init__(
+        self,
+        trust_domain: str,
+        clock: Clock,
+        look_again_s: float = 60.0,
+        made_room: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the cluster's trust domain; the calendar may jump unnoticed for `look_again_s`.
+
+        `made_room` hears of each stranger's connection that had to go for another's.
+        """
+        self._made_room = made_room
         self._trust_domain = trust_domain
         self._clock = clock
         self._look_again_s = look_again_s
@@ -151,6 +162,7 @@ class ConnectionRegistry:
             return False
         oldest = next(one for one, of in self._strangers.items() if of == busiest)
         self.forget(oldest)
+        self._made_room()
         oldest.abort()
         return True
 
@@ -189,6 +201,8 @@ class PeerHttpProtocol(BoundedHttpProtocol):
         except ClusterError as error:
             peer = transport.get_extra_info("peername")
             log.warning("connection.refused", peer=peer, code=error.code)
+            crowded = isinstance(error, TooManyRequests)
+            self.count_refused(Refused.CONNECTIONS if crowded else Refused.CERTIFICATE)
             transport.abort()
             return
         self.app_state = {**self.app_state, _CALLER: caller}
@@ -211,12 +225,13 @@ class PeerWebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 def peer_protocols(
-    registry: ConnectionRegistry,
+    registry: ConnectionRegistry, count_refused: CountRefused = uncounted
 ) -> tuple[type[PeerHttpProtocol], type[PeerWebSocketProtocol]]:
     """Return the classes for uvicorn's `http=` and `ws=`, which report to `registry`.
 
     uvicorn makes the instances itself, so the register travels on the class.
     """
-    http = type("BoundPeerHttpProtocol", (PeerHttpProtocol,), {"registry": registry})
+    own = {"registry": registry, "count_refused": staticmethod(count_refused)}
+    http = type("BoundPeerHttpProtocol", (PeerHttpProtocol,), own)
     websocket = type("BoundPeerWebSocketProtocol", (PeerWebSocketProtocol,), {"registry": registry})
     return cast("type[PeerHttpProtocol]", http), cast("type[PeerWebSocketProtocol]", websocket)

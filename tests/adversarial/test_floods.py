@@ -11,10 +11,12 @@ import resource
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Final
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.attacker import bare, join_node, open_files, tls_connection
 from tests.support.running import ManagerProcess, RunningCluster, running_cluster, wait_until
@@ -75,6 +77,19 @@ def refused(manager: ManagerProcess) -> int:
     return sum(int(event["count"]) for event in events)
 
 
+def counted(cluster: RunningCluster, listener: str) -> Counter[str]:
+    """Return how many a listener says in its metrics that it turned away, by reason."""
+    text = cluster.call("GET", "/metrics").body["value"].decode()
+    return Counter(
+        {
+            sample.labels["reason"]: int(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "strongroom_refused_total" and sample.labels["listener"] == listener
+        }
+    )
+
+
 def connections(port: int, count: int, addresses: int) -> Iterator[socket.socket]:
     """Begin connections from several addresses of loopback, without waiting for them."""
     for number in range(count):
@@ -91,20 +106,25 @@ def test_silent_connections(cluster: RunningCluster, listener: str, addresses: i
     """More than there are descriptors, from one address and from many; none says a word."""
     manager = cluster.managers[0]
     port = manager.api_port if listener == "api" else manager.join_port
-    before, counted = open_files(manager.pid), refused(manager)
+    before, told = open_files(manager.pid), refused(manager)
+    counts = counted(cluster, listener)
     with contextlib.ExitStack() as stack:
         for one in connections(port, SILENT, addresses):
             stack.enter_context(one)
         goes_on(cluster)
         assert open_files(manager.pid) < DESCRIPTORS - 200
     settles(cluster, before)
-    wait_until(lambda: refused(manager) > counted, "what was refused is counted")
+    wait_until(lambda: refused(manager) > told, "what was refused is told")
+    more = counted(cluster, listener) - counts
+    # Of those, the doors took some in at a time; each that went away by itself is a handshake.
+    assert more["crowd"] > SILENT // 4, more
+    assert more["crowd"] + more["handshake"] <= SILENT + 10, more
 
 
 def test_slow_requests(cluster: RunningCluster) -> None:
     """Finished handshakes from many addresses, each with a request that never ends."""
     manager = cluster.managers[0]
-    before = open_files(manager.pid)
+    before, counts = open_files(manager.pid), counted(cluster, "join")
     context = bare(cluster).context()
     with contextlib.ExitStack() as stack:
         held = 0
@@ -120,6 +140,8 @@ def test_slow_requests(cluster: RunningCluster) -> None:
         goes_on(cluster)
         assert open_files(manager.pid) < DESCRIPTORS - 200
     settles(cluster, before)
+    more = counted(cluster, "join") - counts
+    assert more["connections"] + more["slow"] > 50, more
 
 
 def flooding(work: Callable[[int], None], count: int, threads: int = 4) -> Iterator[None]:
@@ -147,7 +169,7 @@ def flooding(work: Callable[[int], None], count: int, threads: int = 4) -> Itera
 def test_handshakes_without_a_certificate(cluster: RunningCluster) -> None:
     """Whole handshakes on the port that demands a certificate, one after another."""
     manager = cluster.managers[0]
-    before = open_files(manager.pid)
+    before, counts = open_files(manager.pid), counted(cluster, "api")
     context = bare(cluster).context()
     done: list[int] = []
 
@@ -159,12 +181,16 @@ def test_handshakes_without_a_certificate(cluster: RunningCluster) -> None:
         wait_until(lambda: len(done) > 20, "handshakes are going on")
         goes_on(cluster)
     settles(cluster, before)
+    wait_until(
+        lambda: (counted(cluster, "api") - counts)["handshake"] >= len(done) // 2,
+        "handshakes that came to nothing are counted",
+    )
 
 
 def test_joins_with_guessed_tokens(cluster: RunningCluster) -> None:
     """They are refused before any work once an address asks too often, and leave a few entries."""
     manager = cluster.managers[0]
-    before = open_files(manager.pid)
+    before, counts = open_files(manager.pid), counted(cluster, "join")
     context = bare(cluster).context()
     body = json.dumps({"token": "SRTKN-1-x", "csr": "AAAA", "name": "n"}).encode()
     head = b"POST /v1/join HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body)
@@ -182,13 +208,14 @@ def test_joins_with_guessed_tokens(cluster: RunningCluster) -> None:
     assert {*answers} <= {b"400", b"403", b"429", b""}
     settles(cluster, before)
     assert cluster.node("n1")["state"] == "ready"
+    assert (counted(cluster, "join") - counts)["rate"] >= answers.count(b"429")
 
 
 def test_one_agents_connections_leave_room_for_others(cluster: RunningCluster) -> None:
     """A node with a valid certificate opens what it can; operators and its neighbour go on."""
     manager = cluster.managers[0]
     thief, _ = join_node(cluster, "thief")
-    before = open_files(manager.pid)
+    before, counts = open_files(manager.pid), counted(cluster, "api")
     context: ssl.SSLContext = thief.context()
     with contextlib.ExitStack() as stack:
         for _ in range(300):
@@ -197,3 +224,4 @@ def test_one_agents_connections_leave_room_for_others(cluster: RunningCluster) -
         goes_on(cluster)
         assert open_files(manager.pid) < before + 200
     settles(cluster, before)
+    assert (counted(cluster, "api") - counts)["connections"] > 100

@@ -5,6 +5,7 @@ import contextlib
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import uvicorn
 
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
+from cluster.api.refused import Refused
 from cluster.system import SystemClock
 from tests.support.authority import TRUST_DOMAIN
 
@@ -27,9 +29,15 @@ class Serving:
     """A running listener: its address, its register, and a way onto its loop."""
 
     def __init__(
-        self, port: int, registry: ConnectionRegistry, loop: asyncio.AbstractEventLoop
+        self,
+        port: int,
+        registry: ConnectionRegistry,
+        loop: asyncio.AbstractEventLoop,
+        refused: Counter[Refused],
     ) -> None:
         self.port = port
+        self.refused = refused
+        """How often the listener turned somebody away, by reason."""
         self.endpoint = f"127.0.0.1:{port}"
         self.registry = registry
         self._loop = loop
@@ -64,8 +72,15 @@ def serving(
     """Serve `application` with peer certificates in its scope while the block lasts."""
     bound = socket.create_server(("127.0.0.1", 0))
     port = bound.getsockname()[1]
-    registry = registry or ConnectionRegistry(TRUST_DOMAIN, SystemClock())
-    http, websocket = peer_protocols(registry)
+    refused: Counter[Refused] = Counter()
+
+    def count(why: Refused) -> None:
+        refused[why] += 1
+
+    registry = registry or ConnectionRegistry(
+        TRUST_DOMAIN, SystemClock(), made_room=lambda: count(Refused.CONNECTIONS)
+    )
+    http, websocket = peer_protocols(registry, count)
     factory: Any = (lambda _config, _default: context) if context is not None else None
     config = uvicorn.Config(
         application,
@@ -78,14 +93,14 @@ def serving(
         access_log=False,
         timeout_graceful_shutdown=5,
     )
-    listener = Listener(config)
+    listener = Listener(config, count)
     loop = loop_factory()
     ended = threading.Thread(
         target=lambda: loop.run_until_complete(listener.serve(sockets=[bound]))
     )
     ended.start()
     try:
-        yield Serving(port, registry, loop)
+        yield Serving(port, registry, loop, refused)
     finally:
         listener.should_exit = True
         ended.join(30)

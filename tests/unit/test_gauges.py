@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.api.refused import Refused
 from cluster.duties import ALIVE_PREFIX, DUTY
 from cluster.engine.measured import MeasuredEngine
 from cluster.gauges import Gauges, Receipts, state_gauges
@@ -195,3 +196,16 @@ def test_state_is_told_beside_those_it_is_not() -> None:
     assert set(state.values) == {one.value for one in State}
     assert {name for name, value in state.values.items() if value} == {"locked"}
     assert ready == Gauge("strongroom_ready", ready.help, {"": 0.0})
+
+
+def test_what_is_turned_away_is_counted_by_listener_and_reason() -> None:
+    metrics = Metrics()
+    refused = metrics.refusing("join", Refused)
+    refused(Refused.RATE)
+    refused(Refused.RATE)
+    text = metrics.render().decode()
+    assert 'strongroom_refused_total{listener="join",reason="rate"} 2.0' in text
+    # Each is there before it happens, so that a rate over it sees the first.
+    assert 'strongroom_refused_total{listener="join",reason="handshake"} 0.0' in text
+    with pytest.raises(KeyError):
+        refused("what a caller chose")

@@ -10,6 +10,7 @@ import uvloop
 
 from cluster.api import bounded_http as module
 from cluster.api import peer
+from cluster.api.refused import Refused
 from cluster.pki import tls
 from cluster.protocol.identity import Kind
 from tests.support.authority import ClusterAuthority
@@ -77,6 +78,7 @@ def test_unfinished_request_is_given_up(server: Serving, sent: bytes) -> None:
         assert until_end(slow, sent) == b""
     with connected(server) as quick:
         assert b"<3>" in until_end(quick, LAST_REQUEST)
+    assert server.refused == {Refused.SLOW: 1}
 
 
 def test_second_request_has_its_limits_too(server: Serving) -> None:
@@ -103,6 +105,8 @@ def test_trailers_that_never_end_are_given_up(server: Serving) -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
     with connected(server) as large:
         assert b"200" not in until_end(large, head + b"x: y\r\n" * module.MESSAGE_BYTES)
+    # On a slow machine its time may be over first.
+    assert server.refused in ({Refused.LARGE: 1}, {Refused.SLOW: 1})
 
 
 def test_whole_request_within_the_limits_is_answered(server: Serving) -> None:
@@ -128,6 +132,7 @@ def test_one_peer_opens_only_so_many_connections(monkeypatch: pytest.MonkeyPatch
             assert all(first.is_answered(one) for one in held)
             with first.open() as fourth:
                 assert not first.is_answered(fourth)
+            assert running.refused == {Refused.CONNECTIONS: 1}
             with second.open() as other:
                 assert second.is_answered(other)
             held.pop().close()
@@ -156,6 +161,7 @@ def test_strangers_with_the_most_connections_make_room(monkeypatch: pytest.Monke
             assert last.is_answered(third)
             assert not greedy.is_answered(held[0]), "the oldest of the busiest went"
             assert greedy.is_answered(held[1])
+            assert running.refused == {Refused.CONNECTIONS: 1}
         for one in held:
             one.close()
 

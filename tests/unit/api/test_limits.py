@@ -1,6 +1,7 @@
 """Limits before any work: nobody's requests shut out another's."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from cluster.api.limits import Limits, Rate, RateLimiter
+from cluster.api.refused import Refused
+from cluster.protocol.errors import PayloadTooLarge
 from tests.support.clock import ManualClock
 
 pytestmark = pytest.mark.threat("T-16")
@@ -21,6 +24,7 @@ class Edge:
     def __init__(self, rate: Rate = PLENTY, sessions: Rate = PLENTY, concurrency: int = 8) -> None:
         self.clock = ManualClock()
         self.seen: list[str] = []
+        self.refused: Counter[Refused] = Counter()
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.limits = Limits(
@@ -29,7 +33,11 @@ class Edge:
             RateLimiter(sessions, self.clock),
             concurrency,
             lambda _path: 10,
+            self.count,
         )
+
+    def count(self, why: Refused) -> None:
+        self.refused[why] += 1
 
     async def application(
         self,
@@ -67,6 +75,7 @@ async def test_rate_is_per_caller_and_comes_back() -> None:
     edge.clock.advance(2)
     assert [await edge.ask() for _ in range(3)] == [200, 200, 429]
     assert len(edge.seen) == 6
+    assert edge.refused == {Refused.RATE: 3}
 
 
 async def test_one_callers_slow_requests_leave_room_for_others() -> None:
@@ -82,6 +91,7 @@ async def test_one_callers_slow_requests_leave_room_for_others() -> None:
         edge.go_on.set()
     assert other.result() == 200
     assert await edge.ask() == 200
+    assert edge.refused == {Refused.CONCURRENCY: 1}
 
 
 @pytest.mark.parametrize("length", [b"11", b"99999999999999999999999", b"-1", b"1e3", b""])
@@ -89,6 +99,16 @@ async def test_declared_size_is_refused_unread(length: bytes) -> None:
     edge = Edge()
     assert await edge.ask(length=length) == 413
     assert edge.seen == []
+    assert edge.refused == {Refused.BODY: 1}
+
+
+async def test_body_that_grows_past_its_size_is_counted_once() -> None:
+    edge = Edge()
+    with pytest.raises(PayloadTooLarge):
+        await edge.ask(body=b"x" * 11)
+    assert edge.refused == {Refused.BODY: 1}
+    assert await edge.ask(body=b"x" * 10) == 200
+    assert edge.refused == {Refused.BODY: 1}
 
 
 async def test_sessions_have_a_rate_of_their_own() -> None:
@@ -97,6 +117,7 @@ async def test_sessions_have_a_rate_of_their_own() -> None:
     assert answers[2] == 403
     assert 403 not in answers[:2]
     assert await edge.ask() == 200
+    assert edge.refused == {Refused.SESSIONS: 1}
 
 
 async def test_callers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import uvloop
@@ -15,7 +16,9 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from cluster.api.peer import ConnectionRegistry, caller_of
+from cluster.api.refused import Refused
 from cluster.pki import tls
+from cluster.protocol.errors import ClusterError
 from cluster.protocol.https_client import request
 from cluster.protocol.identity import Kind
 from cluster.system import SystemClock
@@ -231,3 +234,29 @@ def test_id_of_another_trust_domain_is_refused(cluster: ClusterAuthority, server
         open_websocket(cluster, server, alien) as websocket,
     ):
         ask_over(websocket)
+    assert server.refused == {Refused.CERTIFICATE: 1}
+
+
+def more_than(server: Serving, before: int) -> bool:
+    return server.refused[Refused.HANDSHAKE] > before
+
+
+def test_handshake_that_comes_to_nothing_is_counted(
+    cluster: ClusterAuthority, server: Serving
+) -> None:
+    """Without a certificate, with another authority's, and with no TLS at all; a good one is not
+    counted.
+    """
+    assert ask(cluster, server, cluster.issue(Kind.NODE, "n1")) == "spiffe://lab.test/node/n1"
+    assert server.refused == {}
+    foreign = ClusterAuthority().issue(Kind.NODE, "n1")
+    for shown in (None, foreign):
+        before = server.refused[Refused.HANDSHAKE]
+        with pytest.raises((OSError, ClusterError)):
+            ask(cluster, server, shown)
+        server.wait_until(partial(more_than, server, before))
+    before = server.refused[Refused.HANDSHAKE]
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        server.wait_until(lambda: server.refused[Refused.HANDSHAKE] == before + 1)
+    assert set(server.refused) == {Refused.HANDSHAKE}
