@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from tests.bench.targets import target_of
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -21,18 +23,29 @@ class Row:
     load: float
     """The machine's load over the last minute when the row was done."""
     n: int
+    target: str
+    """What the value should be, such as "<= 15"; empty where nothing is asked."""
+    met: bool | None
+    """Whether it is; None without a target."""
+    note: str
 
     @classmethod
-    def of(cls, name: str, unit: str, samples: Sequence[float], share: float = 0.5) -> Self:
+    def of(
+        cls, name: str, unit: str, samples: Sequence[float], share: float = 0.5, note: str = ""
+    ) -> Self:
         """Return the row of some samples; `share` of them do not exceed its value."""
+        value, target = percentile(samples, share), target_of(name)
         return cls(
-            name,
-            unit,
-            _rounded(percentile(samples, share)),
-            _rounded(min(samples)),
-            _rounded(max(samples)),
-            round(os.getloadavg()[0], 2),
-            len(samples),
+            name=name,
+            unit=unit,
+            value=_rounded(value),
+            low=_rounded(min(samples)),
+            high=_rounded(max(samples)),
+            load=round(os.getloadavg()[0], 2),
+            n=len(samples),
+            target="" if target is None else str(target),
+            met=None if target is None else target.met(value),
+            note=note,
         )
 
 
@@ -46,18 +59,23 @@ def _rounded(value: float) -> float:
     return float(f"{value:.3g}") if value < 100 else round(value)  # three digits
 
 
+_HEADING = "| what | value | low | high | unit | n | load | target | met | note |"
+_RULE = "|---|--:|--:|--:|---|--:|--:|---|---|---|"
+_MET = {None: "", True: "yes", False: "no"}
+
+
 def as_table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown."""
-    lines = ["| what | value | low | high | unit | n | load |", "|---|--:|--:|--:|---|--:|--:|"]
-    lines += [
-        f"| {row.name} | {row.value:g} | {row.low:g} | {row.high:g} | {row.unit} "
-        f"| {row.n} | {row.load:g} |"
+    lines = [
+        f"| {row.name} | {row.value:g} | {row.low:g} | {row.high:g} | {row.unit} | {row.n} "
+        f"| {row.load:g} | {row.target} | {_MET[row.met]} | {row.note} |"
         for row in rows
     ]
-    return "\n".join(lines)
+    return "\n".join([_HEADING, _RULE, *lines])
 
 
 def save(rows: Sequence[Row], path: Path) -> None:
-    """Write the rows as JSON."""
+    """Write the rows as JSON, and the table beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    path.with_suffix(".md").write_text(as_table(rows) + "\n")

@@ -1,35 +1,92 @@
-"""Measures a running cluster: a Markdown table on standard output, `build/bench/latest.json`.
+"""Measures running clusters: a Markdown table, `build/bench/latest.json` and `latest.md`.
 
-    python -m tests.bench.run [sqlite] [etcd] [envelope]
+    python -m tests.bench.run [--full] [--publish] [NAME ...]
 
 Needs root, as agents do. Figures hold for this machine and its load, which each row names.
 """
 
+import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.bench.commands import commands
+from tests.bench.deliveries import deliveries
+from tests.bench.elections import elections
 from tests.bench.envelopes import envelopes
-from tests.bench.measurements import on_one_manager, on_three_managers
+from tests.bench.growth import by_secrets, by_services
+from tests.bench.memory import memory
+from tests.bench.published import publish
+from tests.bench.requests import requests
 from tests.bench.rows import Row, as_table, save
+from tests.bench.stage import FULL, QUICK, Size, Stage, stage
 
 LATEST: Final = Path(__file__).parents[2] / "build" / "bench" / "latest.json"
-SUITES: Final[dict[str, Callable[[], list[Row]]]] = {
-    "sqlite": on_one_manager,
-    "etcd": on_three_managers,
-    "envelope": envelopes,
+TOGETHER: Final[dict[str, Callable[[Stage], list[Row]]]] = {
+    "commands": commands,
+    "deliveries": deliveries,
+    "requests": requests,
+    "memory": memory,
+    "elections": elections,
 }
+"""Measured one after the other on one cluster of three managers."""
+APART: Final[dict[str, Callable[[Stage], list[Row]]]] = {
+    "secrets": by_secrets,
+    "services": by_services,
+}
+"""Each on three managers of its own, which it fills."""
+ALONE: Final[dict[str, Callable[[Size], list[Row]]]] = {
+    "envelopes": lambda _: envelopes(),
+}
+"""Each makes what it needs."""
+NAMES: Final = (*TOGETHER, *APART, *ALONE)
+QUICKLY: Final = (*TOGETHER, "envelopes")
 
 
-def main(chosen: list[str]) -> int:
-    """Run the chosen suites, or all."""
-    unknown = [name for name in chosen if name not in SUITES]
+def measure(names: Sequence[str], size: Size, told: Callable[[list[Row]], None]) -> list[Row]:
+    """Return the rows of the measurements named; `told` hears of each as it is done."""
+    rows: list[Row] = []
+
+    def add(found: list[Row]) -> None:
+        told(found)
+        rows.extend(found)
+
+    together = [name for name in TOGETHER if name in names]
+    if together:
+        with stage(size) as shared:
+            for name in together:
+                add(TOGETHER[name](shared))
+    for name in APART:
+        if name in names:
+            with stage(size) as own:
+                add(APART[name](own))
+    for name in ALONE:
+        if name in names:
+            add(ALONE[name](size))
+    return rows
+
+
+def _tell(rows: list[Row]) -> None:
+    for row in rows:
+        sys.stderr.write(f"{row.name}: {row.value:g} {row.unit} ({row.low:g} to {row.high:g})\n")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the chosen measurements."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--full", action="store_true", help="repeat more, and measure everything")
+    parser.add_argument("--publish", action="store_true", help="write docs/reference/benchmarks.md")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    asked = parser.parse_args(arguments)
+    unknown = [name for name in asked.names if name not in NAMES]
     if unknown:
-        sys.stderr.write(f"no such suite: {unknown[0]}; there are {', '.join(SUITES)}\n")
-        return 2
-    rows = [row for name in chosen or SUITES for row in SUITES[name]()]
+        parser.error(f"no such measurement: {unknown[0]}; there are {', '.join(NAMES)}")
+    names = asked.names or (NAMES if asked.full else QUICKLY)
+    rows = measure(names, FULL if asked.full else QUICK, _tell)
     save(rows, LATEST)
+    if asked.publish:
+        publish("own", rows)
     sys.stdout.write(as_table(rows) + "\n")
     return 0
 
