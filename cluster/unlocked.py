@@ -35,8 +35,8 @@ from cluster.api import (
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
-from cluster.api.request_log import RequestLog
 from cluster.api.refused import CountRefused, Refused
+from cluster.api.request_log import RequestLog
 from cluster.config import Config
 from cluster.control.audit_archives import AuditArchives
 from cluster.control.issuing import trust_bundle
@@ -91,9 +91,9 @@ SESSION_RATE: Final = Rate(per_s=2, burst=50)
 """Per certificate: an agent that comes back at once and often, but not without end."""
 API_CONCURRENCY: Final = 512
 JOIN_CONCURRENCY: Final = 64
-START_LOOK_S: Final = 0.01
 LISTENERS: Final = ("api", "join")
 """As metrics name them: 7443 and 7444."""
+START_LOOK_S: Final = 0.01
 CUT_AFTER_S: Final = 2.5
 """A revoked node's sessions wipe for 2 s at most; whatever is still open then is cut."""
 
@@ -170,8 +170,8 @@ class UnlockedManager:
             self._limited("api", self._api(), API_RATE, API_CONCURRENCY, _body_limit, refused_api),
             registry,
             certificate.api_context,
-        )
             refused_api,
+        )
         join = self._listener(
             self._limited(
                 "join", self._join_api(), JOIN_RATE, JOIN_CONCURRENCY, _join_body_limit,
@@ -277,18 +277,18 @@ class UnlockedManager:
         rate: Rate,
         concurrency: int,
         body_limit: Callable[[str], int],
+        count_refused: CountRefused,
     ) -> "ASGIApp":
         # The log is inside: what is over a limit must not fill a disk with lines either.
-        count_refused: CountRefused,
         return Limits(
             RequestLog(app, self.clock, self.entropy, self.metrics, listener),
             RateLimiter(rate, self.clock),
             RateLimiter(SESSION_RATE, self.clock),
             concurrency,
             body_limit,
+            count_refused,
         )
 
-            count_refused,
     def _listener(
         self,
         app: "ASGIApp",
