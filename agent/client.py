@@ -101,6 +101,14 @@ class Links:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def next_event(self, within_s: float) -> Event | None:
+        """Return the next event, or None if none comes within so many seconds."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self.events.get()
+        except TimeoutError:
+            return None
+
     async def send(self, link: int, message: wire.FromAgent) -> None:
         """Send over a link; one that is gone, or too slow, is left to its end event."""
         found = self._links.get(link)

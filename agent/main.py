@@ -161,12 +161,9 @@ class Agent:
 
     async def _turn(self) -> None:
         """Wait for the next event, or a tick, and carry out all that follows from it."""
-        event: Event | None = None
-        try:
-            async with asyncio.timeout(TICK_S):
-                event = await self._links.events.get()
-        except TimeoutError:
-            pass
+        await self._follow(await self._links.next_event(TICK_S))
+
+    async def _follow(self, event: Event | None) -> None:
         now_s = self._clock.boottime_s()
         await self._carry_out(self._session.on_tick(now_s))
         if event is not None:

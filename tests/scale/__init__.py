@@ -1,0 +1,1 @@
+"""Scale as a fault: thousands of simulated agents against one real manager."""
