@@ -17,7 +17,8 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from cluster.api import error_map, routes_admin, routes_audit, routes_doctor, routes_metrics
+from cluster.api import routes_admin, routes_audit, routes_doctor, routes_metrics
+from cluster.api.application import application
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.listener import Listener
 from cluster.config import Config, supervisor
@@ -114,11 +115,12 @@ def _prepare_directories(config: Config) -> None:
 
 
 def _admin(life: Lifecycle) -> tuple[Listener, socket.socket]:
-    app = FastAPI(title="Strongroom admin socket", docs_url=None, redoc_url=None)
-    error_map.install(app)
-    app.include_router(routes_admin.routes(life))
-    app.include_router(routes_doctor.routes(lambda: life.serving().member_checks()))
-    app.include_router(routes_audit.archive_routes(lambda: life.serving().archives))
+    app = application(
+        "Strongroom admin socket",
+        routes_admin.routes(life),
+        routes_doctor.routes(lambda: life.serving().member_checks()),
+        routes_audit.archive_routes(lambda: life.serving().archives),
+    )
     return _plain(app), bind_admin(life.config.admin_socket)
 
 
@@ -127,9 +129,10 @@ def _local_metrics(life: Lifecycle) -> "asyncio.Task[None] | None":
     address = life.config.metrics_listen
     if address is None:
         return None
-    app = FastAPI(title="Strongroom metrics", docs_url=None, redoc_url=None)
-    error_map.install(app)
-    app.include_router(routes_metrics.local_routes(lambda: _read_metrics(life), life.health))
+    app = application(
+        "Strongroom metrics",
+        routes_metrics.local_routes(lambda: _read_metrics(life), life.health),
+    )
     serving = _plain(app).serve(sockets=[bind_tcp(address)])
     return asyncio.create_task(serving, name="metrics")
 

@@ -17,7 +17,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from cluster.api import (
-    error_map,
     routes_agent,
     routes_audit,
     routes_cluster,
@@ -32,6 +31,7 @@ from cluster.api import (
     routes_services,
     routes_versions,
 )
+from cluster.api.application import application
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
@@ -224,8 +224,9 @@ class UnlockedManager:
     def _api(self) -> FastAPI:
         """Return what the listener serves that requires a certificate."""
         cases = self.cases
-        app = _app("Strongroom API")
-        for router in (
+        return application(
+            "Strongroom API",
+            routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
@@ -238,25 +239,21 @@ class UnlockedManager:
             routes_events.routes(cases.edge, cases.events),
             routes_audit.routes(cases.edge, cases.audit),
             routes_metrics.routes(cases.edge, cases.requests, self.read_metrics),
-            routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_managers.routes(cases.edge, self._membership(), self._departures()),
-        ):
-            app.include_router(router)
-        return app
+        )
 
     def _join_api(self) -> FastAPI:
         """Return what the listener for strangers serves."""
-        app = _app("Strongroom join API")
-        app.include_router(
+        return application(
+            "Strongroom join API",
             routes_join.routes(
                 self.cases.enrolment,
                 self.cases.operators,
                 self._membership(),
                 lambda: trust_bundle(self.store.view),
                 self.health,
-            )
+            ),
         )
-        return app
 
     def _membership(self) -> "Membership":
         if self.started.etcd is None:
@@ -359,12 +356,6 @@ class UnlockedManager:
     ) -> None:
         identity = str(SpiffeId(self.contents.trust_domain, kind, subject))
         asyncio.get_running_loop().call_later(after_s, registry.cut_identity, identity)
-
-
-def _app(title: str) -> FastAPI:
-    app = FastAPI(title=title, docs_url=None, redoc_url=None)
-    error_map.install(app)
-    return app
 
 
 def _body_limit(path: str) -> int:

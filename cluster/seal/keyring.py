@@ -10,7 +10,7 @@ epochs change. Source: docs/explanation/keys.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import msgspec
@@ -52,6 +52,8 @@ class Keyring:
     index_key: SecretBytes
     epochs: Mapping[int, SecretBytes]
     current: int
+    _prefixes: dict[str, bytes] = field(default_factory=dict, init=False, compare=False)
+    """By kind: each of some twenty is asked for with every record."""
 
     def __post_init__(self) -> None:
         # The current epoch is the highest and stays, so a destroyed epoch's number never returns.
@@ -95,7 +97,10 @@ class Keyring:
 
     def kind_prefix(self, kind: str) -> bytes:
         """Return the 16 bytes that every engine key of a kind starts with."""
-        return self._blind("kind", _checked(kind))[:PREFIX_SIZE]
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
+            prefix = self._prefixes[kind] = self._blind("kind", _checked(kind))[:PREFIX_SIZE]
+        return prefix
 
     def engine_key(self, kind: str, record_id: str) -> bytes:
         """Return the key a record is stored under, 48 bytes."""

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 from starlette.types import ASGIApp, Message
 
 from cluster.api import (
-    error_map,
     routes_agent,
     routes_audit,
     routes_cluster,
@@ -23,6 +22,7 @@ from cluster.api import (
     routes_services,
     routes_versions,
 )
+from cluster.api.application import application
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.request_log import RequestLog
 from cluster.control.issuing import trust_bundle
@@ -161,10 +161,7 @@ class ApiLab:
         )
 
     def _limited(self, *routers: APIRouter) -> ASGIApp:
-        app = FastAPI()
-        error_map.install(app)
-        for router in routers:
-            app.include_router(router)
+        app = application("Strongroom", *routers)
         clock = self.control.clock
         limits = Limits(
             app, RateLimiter(PLENTY, clock), RateLimiter(PLENTY, clock), 64, lambda _: BODY_LIMIT
