@@ -33,7 +33,7 @@ class ServiceDesk:
         ]
 
     def get(self, service: str, name: str) -> SecretBytes:
-        """Return one value of the service's, by target, else by secret name.
+        """Return one value of the service's, by target, else by the name of a secret or a config.
 
         Raises PermissionDenied for whatever is not there: what exists elsewhere is nobody's
         business here.
@@ -41,6 +41,7 @@ class ServiceDesk:
         files = list(self._files(service))
         by_target = [found for found in files if found[1].target == name]
         by_name = [found for found in files if found[1].name == name]
+        by_name.sort(key=lambda found: found[1].config)
         for service_id, file in (*by_target, *by_name):
             try:
                 return self._table.read(service_id, file)

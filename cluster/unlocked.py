@@ -20,6 +20,7 @@ from cluster.api import (
     routes_agent,
     routes_audit,
     routes_cluster,
+    routes_configs,
     routes_events,
     routes_exposure,
     routes_join,
@@ -229,6 +230,7 @@ class UnlockedManager:
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
+            routes_configs.routes(cases.edge, cases.configs),
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
             routes_services.routes(cases.edge, cases.services),
             routes_rollouts.routes(cases.edge, cases.rollouts, cases.rollout_actions),
@@ -359,7 +361,7 @@ class UnlockedManager:
 
 
 def _body_limit(path: str) -> int:
-    return VALUE_BYTES if path.startswith("/v1/secrets") else JSON_BYTES
+    return VALUE_BYTES if path.startswith(("/v1/secrets", "/v1/configs")) else JSON_BYTES
 
 
 def _join_body_limit(_path: str) -> int:

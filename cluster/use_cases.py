@@ -5,6 +5,7 @@ from typing import Self
 
 from cluster.api.edge import Edge
 from cluster.control.audit_query import AuditQuery
+from cluster.control.configs import Configs
 from cluster.control.enrolment import Enrolment
 from cluster.control.events import Events
 from cluster.control.evict_rotate import Evictions
@@ -50,6 +51,7 @@ class UseCases:
     requests: Requests
     secrets: Secrets
     versions: SecretVersions
+    configs: Configs
     services: Services
     rollouts: RolloutStatus
     rollout_actions: RolloutActions
@@ -100,6 +102,7 @@ class UseCases:
             requests=requests,
             secrets=Secrets(requests, entropy),
             versions=SecretVersions(requests, entropy),
+            configs=Configs(requests, entropy),
             services=Services(requests, entropy),
             rollouts=RolloutStatus(requests),
             rollout_actions=RolloutActions(requests),

@@ -32,7 +32,7 @@ def read_value(source: str | None) -> SecretBytes:
     if len(content) > VALUE_LIMIT:
         raise PayloadTooLarge
     if not content:
-        raise InvalidRequest("the value is empty; a secret takes 1 to 511,999 bytes")
+        raise InvalidRequest("the value is empty; a value takes 1 to 511,999 bytes")
     return content
 
 

@@ -43,7 +43,8 @@ def add_commands(parser: Parser) -> None:
         help="type=, action= or name=; of equal keys one must match, of different keys all",
     )
     parser.epilog = (
-        "Types: secret, service, node, manager, operator. Actions: create, update, remove.\n"
+        "Types: secret, config, service, node, manager, operator.\n"
+        "Actions: create, update, remove.\n"
         "With --format json one object a line; the field revision is what --since takes."
     )
     add_connection(parser)

@@ -17,6 +17,7 @@ from cluster.store.records import (
     ReceiptRecord,
     SecretRecord,
     SecretVersion,
+    VersionedRecord,
     VersionState,
 )
 from cluster.store.view import View
@@ -38,12 +39,13 @@ def find_secret(view: View, name: str) -> SecretId:
     stored = view.secret_by_name(name)
     if stored is not None and stored.record.name == name:
         return SecretId(stored.record.id)
-    if is_id(name) and view.receipts_of_secret(SecretId(name)):
+    receipts = (one.record for one in view.receipts.values() if not one.record.config)
+    if is_id(name) and any(not r.record.config for r in view.receipts_of_secret(SecretId(name))):
         return SecretId(name)
     removed = [
-        one.record
-        for one in view.receipts.values()
-        if one.record.secret_name == name and view.secrets.get(one.record.secret_id) is None
+        receipt
+        for receipt in receipts
+        if receipt.secret_name == name and view.secrets.get(receipt.secret_id) is None
     ]
     if not removed:
         raise SecretNotFound(f"there is no secret {name!r}, and no record of one that was issued")
@@ -80,7 +82,7 @@ def namesakes(view: View, node_id: NodeId, name: str) -> list[str]:
     )
 
 
-def version_state(secret: SecretRecord | None, number: VersionNumber) -> str:
+def version_state(secret: VersionedRecord | None, number: VersionNumber) -> str:
     """Return what became of a version, whether its secret still lists it or not."""
     if secret is None:
         return REMOVED
@@ -90,12 +92,12 @@ def version_state(secret: SecretRecord | None, number: VersionNumber) -> str:
     return version.state.value
 
 
-def version_of(secret: SecretRecord, number: VersionNumber) -> SecretVersion | None:
+def version_of(secret: VersionedRecord, number: VersionNumber) -> SecretVersion | None:
     """Return a version's metadata, or None where it is not listed any more."""
     return next((version for version in secret.versions if version.number == number), None)
 
 
-def is_live(secret: SecretRecord | None, number: VersionNumber) -> bool:
+def is_live(secret: VersionedRecord | None, number: VersionNumber) -> bool:
     """Return whether a version is in use."""
     version = None if secret is None else version_of(secret, number)
     return version is not None and version.state in LIVE
@@ -147,10 +149,11 @@ def receipts_shown(view: View, receipts: Iterable[ReceiptRecord]) -> list[dict[s
 
 
 def _shown(view: View, receipt: ReceiptRecord, state: str) -> dict[str, JSON]:
-    stored = view.secrets.get(receipt.secret_id)
+    stored = view.source(receipt.secret_id)
     secret = stored.record if stored is not None else None
     return {
         "secret": receipt.secret_name,
+        "config": receipt.config,
         "secret_id": receipt.secret_id,
         "version": receipt.version,
         "version_state": version_state(secret, receipt.version),

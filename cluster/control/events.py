@@ -28,6 +28,7 @@ from cluster.store.records import (
     Record,
     SecretRecord,
     ServiceRecord,
+    VersionedRecord,
 )
 
 RESOURCE: Final = Resource("event")
@@ -36,9 +37,10 @@ SIGN_OF_LIFE_S: Final = 10.0
 SHOWN_S: Final = 10.0
 """How long the view may lag behind an event, whose readers are judged by it."""
 KINDS: Final = (
-    Kind.SECRET, Kind.SERVICE, Kind.NODE, Kind.NODE_STATUS, Kind.MANAGER, Kind.OPERATOR,
+    Kind.SECRET, Kind.CONFIG, Kind.SERVICE, Kind.NODE, Kind.NODE_STATUS, Kind.MANAGER,
+    Kind.OPERATOR,
 )  # fmt: skip
-TYPES: Final = ("secret", "service", "node", "manager", "operator")
+TYPES: Final = ("secret", "config", "service", "node", "manager", "operator")
 ACTIONS: Final = ("create", "update", "remove")
 
 Line = Mapping[str, JSON]
@@ -87,8 +89,8 @@ class Event:
     """The object's, before and after: what puts it within a deployer's reach. Never shown."""
 
     def reaches(self, principal: Principal) -> bool:
-        """Return whether this operator may know of it: secrets and services by their labels, the
-        rest as the lists of nodes, managers and operators."""
+        """Return whether this operator may know of it: secrets, configs and services by their
+        labels, the rest as the lists of nodes, managers and operators."""
         if principal.role is not Role.DEPLOYER:
             return in_reach(principal, {})
         return any(in_reach(principal, labels) for labels in self.labels)
@@ -268,7 +270,7 @@ def _stands(record: Record | None) -> bool:
 
 def _name(record: Record) -> str:
     match record:
-        case SecretRecord() | ServiceRecord() | NodeRecord() | ManagerRecord():
+        case VersionedRecord() | ServiceRecord() | NodeRecord() | ManagerRecord():
             return record.name
         case _:
             return record.id
@@ -279,7 +281,7 @@ def _labels(records: Sequence[Record]) -> tuple[Mapping[str, str], ...]:
     found: list[Mapping[str, str]] = []
     for record in records:
         match record:
-            case SecretRecord():
+            case VersionedRecord():
                 found.append(record.labels)
             case ServiceRecord():
                 found.append(record.spec.labels)

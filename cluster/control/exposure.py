@@ -110,7 +110,7 @@ def _one_each(receipts: Iterable[ReceiptRecord]) -> Iterable[ReceiptRecord]:
 
 
 def _live(view: View, receipt: ReceiptRecord) -> bool:
-    stored = view.secrets.get(receipt.secret_id)
+    stored = view.source(receipt.secret_id)
     return is_live(stored.record if stored is not None else None, receipt.version)
 
 

@@ -48,6 +48,13 @@ class Action(StrEnum):
     SECRET_WHERE = "secret.where"  # noqa: S105  # an action's name
     SECRET_EXPOSE = "secret.mark-exposed"  # noqa: S105  # an action's name
     SECRET_ISSUE = "secret.issue"  # noqa: S105  # an action's name
+    CONFIG_CREATE = "config.create"
+    CONFIG_LIST = "config.list"
+    CONFIG_INSPECT = "config.inspect"
+    CONFIG_READ = "config.read"
+    """To have its content answered."""
+    CONFIG_LABEL = "config.label"
+    CONFIG_REMOVE = "config.remove"
     SERVICE_CREATE = "service.create"
     SERVICE_LIST = "service.list"
     SERVICE_INSPECT = "service.inspect"
@@ -151,6 +158,8 @@ _READS = (
     Action.SECRET_INSPECT,
     Action.SECRET_WHERE,
     Action.SERVICE_LIST,
+    Action.CONFIG_LIST,
+    Action.CONFIG_INSPECT,
     Action.SERVICE_INSPECT,
     Action.SERVICE_TASKS,
     Action.ROLLOUT_LIST,
@@ -177,6 +186,11 @@ _OPERATOR_WRITES = (
     Action.SECRET_PRUNE,
     Action.SECRET_EXPOSE,
     Action.SERVICE_CREATE,
+    Action.CONFIG_CREATE,
+    # No read of an auditor: people put into configs what belongs into secrets.
+    Action.CONFIG_READ,
+    Action.CONFIG_LABEL,
+    Action.CONFIG_REMOVE,
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
     Action.SERVICE_REMOVE,
@@ -205,6 +219,11 @@ _DEPLOYER_LABELLED = (
     Action.SECRET_ROLLBACK,
     Action.SECRET_PRUNE,
     Action.SERVICE_CREATE,
+    Action.CONFIG_CREATE,
+    Action.CONFIG_INSPECT,
+    Action.CONFIG_READ,
+    Action.CONFIG_LABEL,
+    Action.CONFIG_REMOVE,
     Action.SERVICE_INSPECT,
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
@@ -218,6 +237,7 @@ _DEPLOYER_LABELLED = (
 _DEPLOYER_LISTED = (
     Action.SECRET_LIST,
     Action.SERVICE_LIST,
+    Action.CONFIG_LIST,
     Action.ROLLOUT_LIST,
     Action.STATUS_READ,
     Action.EVENT_LIST,

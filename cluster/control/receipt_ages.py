@@ -23,7 +23,7 @@ def unneeded_receipts(view: View, now_s: float) -> Iterator[Step]:
     """Yield the steps that start the end of receipts, and those that end them."""
     known: dict[SecretId, frozenset[VersionNumber]] = {
         SecretId(stored.record.id): frozenset(v.number for v in stored.record.versions)
-        for stored in view.secrets.values()
+        for stored in (*view.secrets.values(), *view.configs.values())
     }
     for stored in view.receipts.values():
         receipt = stored.record

@@ -66,7 +66,7 @@ def _spec_back(
         raise Conflict("the service has another spec by now; see `strongroom service inspect`")
     spec = spec_before(rollout)
     for reference in spec.references:
-        secret = view.secrets.get(reference.secret_id)
+        secret = view.source(reference.secret_id)
         check_usable(reference, secret.record if secret is not None else None)
     back = msgspec.structs.replace(
         service.record,

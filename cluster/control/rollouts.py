@@ -27,13 +27,13 @@ from cluster.store.records import (
     RolloutKind,
     RolloutRecord,
     RolloutState,
-    SecretRecord,
     SecretReference,
     ServiceRecord,
     ServiceSpec,
     TaskRecord,
     TaskState,
     TaskStatusRecord,
+    VersionedRecord,
 )
 from cluster.store.steps import Replace
 from cluster.store.view import Stored, View
@@ -48,7 +48,8 @@ class Facts:
     """What the state of a rollout is computed from."""
 
     service: Mapping[ServiceId, ServiceRecord]
-    secret: Mapping[SecretId, SecretRecord]
+    secret: Mapping[SecretId, VersionedRecord]
+    """Secrets, and configs, which references mean alike."""
     running: Mapping[TaskId, TaskRecord]
     status: Mapping[TaskId, TaskStatusRecord]
     settled: frozenset[ServiceId]
@@ -74,7 +75,10 @@ def facts_of(view: View, settled: Iterable[ServiceId] = ()) -> Facts:
     statuses = (stored.record for stored in view.node_statuses.values())
     return Facts(
         service={ServiceId(s.record.id): s.record for s in view.services.values()},
-        secret={SecretId(s.record.id): s.record for s in view.secrets.values()},
+        secret={
+            SecretId(s.record.id): s.record
+            for s in (*view.secrets.values(), *view.configs.values())
+        },
         running={TaskId(t.id): t for t in tasks if t.state is TaskState.RUNNING},
         status={TaskId(s.record.id): s.record for s in view.task_statuses.values()},
         settled=frozenset(settled),
@@ -134,7 +138,7 @@ def outdated(rollouts: Iterable[Stored[RolloutRecord]]) -> list[Stored[RolloutRe
 
 
 def desired_version(
-    reference: SecretReference, secret: SecretRecord | None, held: VersionNumber | None = None
+    reference: SecretReference, secret: VersionedRecord | None, held: VersionNumber | None = None
 ) -> VersionNumber | None:
     """Return the version a reference means now, or None where its secret is gone.
 

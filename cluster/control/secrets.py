@@ -69,7 +69,7 @@ class Secrets:
         """Store a new secret with `value` as version 1. Raises AlreadyExists."""
         check_name(name)
         check_terms(terms)
-        _check_size(value)
+        check_size(value)
         wanted = check_labels(labels)
 
         def decide(view: View) -> Decision:
@@ -90,7 +90,7 @@ class Secrets:
             steps: list[Step] = [
                 Create(record),
                 Create(NameRecord(id=name_id(Kind.SECRET, name), owner=secret_id)),
-                Create(_value_record(secret_id, VersionNumber(1), value)),
+                Create(value_record(secret_id, VersionNumber(1), value)),
             ]
             return Decision(steps, {"id": secret_id, "name": name, "version": 1}, status=201)
 
@@ -109,7 +109,7 @@ class Secrets:
 
         `terms`: overlap and expiry of this rotation alone; `policy`: how it alone goes out.
         """
-        _check_size(value)
+        check_size(value)
         check_terms(terms)
 
         def decide(view: View) -> Decision:
@@ -126,7 +126,7 @@ class Secrets:
             number = after.primary.number
             secret_id = SecretId(after.id)
             values: list[Step] = [
-                Create(_value_record(secret_id, number, value)),
+                Create(value_record(secret_id, number, value)),
                 *value_removals(view, secret_id, room.destroyed),
             ]
             answer: dict[str, JSON] = {
@@ -238,30 +238,37 @@ def check_name_free(view: View, kind: Kind, name: str) -> None:
         )
 
 
-def _check_size(value: SecretBytes) -> None:
+def check_size(value: SecretBytes) -> None:
+    """Raise InvalidRequest or PayloadTooLarge for a value that is not 1 to 511,999 bytes."""
     if len(value) == 0:
-        raise InvalidRequest("the value is empty; a secret takes 1 to 511,999 bytes")
+        raise InvalidRequest("the value is empty; a value takes 1 to 511,999 bytes")
     if len(value) > MAX_VALUE_BYTES:
         raise PayloadTooLarge
 
 
-def _value_record(
+def value_record(
     secret_id: SecretId, number: VersionNumber, value: SecretBytes
 ) -> SecretValueRecord:
+    """Return the record of a value, for the store to seal."""
     return SecretValueRecord(id=value_id(secret_id, number), value=value.reveal())
 
 
 def _check_unused(view: View, secret: SecretRecord) -> None:
     """Raise SecretInUse, naming what refers to the secret."""
     secret_id = SecretId(secret.id)
-    users = [_use(service.record, secret_id) for service in view.services_referring_to(secret_id)]
-    users += _orphan_tasks(view, secret_id)
+    users = users_of(view, secret_id)
     if open_rotation(view, secret_id) is not None:
         users.append(f"its own rotation (`strongroom secret rotate {secret.name} --give-up`)")
     if users:
         raise SecretInUse(
             f"secret {secret.name!r} is in use by {', '.join(users)}; update or remove these first"
         )
+
+
+def users_of(view: View, secret_id: SecretId) -> list[str]:
+    """Return what refers to a secret or config, in words: specs, previous specs, orphaned tasks."""
+    users = [_use(service.record, secret_id) for service in view.services_referring_to(secret_id)]
+    return users + _orphan_tasks(view, secret_id)
 
 
 def _use(service: ServiceRecord, secret_id: SecretId) -> str:

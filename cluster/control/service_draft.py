@@ -21,10 +21,10 @@ from cluster.protocol.wire import CERTIFICATE_TARGETS
 from cluster.store.records import (
     LeaseLoss,
     OnChange,
-    SecretRecord,
     SecretReference,
     ServiceSpec,
     VersionState,
+    VersionedRecord,
 )
 
 MAX_REFERENCES: Final = 64
@@ -40,11 +40,11 @@ _ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
 
 
 class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One secret a service asks for."""
+    """One secret or config that a service asks for."""
 
     source: str
     target: str = ""
-    """Empty: the secret's name."""
+    """Empty: its name."""
     uid: int | None = None
     gid: int | None = None
     mode: int | str = "0440"
@@ -57,6 +57,8 @@ class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     previous: bool = False
     """Whether `TARGET.previous` holds the version before, while it is still active."""
 
+    config: bool = False
+    """Whether `source` is a config's name."""
 
 class OnChangeDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to do in the service after a file was swapped: one of signal and command."""
@@ -85,19 +87,22 @@ class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether `tls.crt`, `tls.key` and `ca.crt` are among the service's files."""
 
 
-FindSecret = Callable[[str], SecretRecord | None]
-"""Returns the secret of a name, or None where there is none or the caller may not use it."""
+FindSource = Callable[[ReferenceDraft], VersionedRecord | None]
+"""Returns the secret or config that a reference names, or None where there is none or the caller
+may not use it."""
 
 
-def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
+def spec_of(draft: ServiceDraft, find_source: FindSource) -> ServiceSpec:
     """Return the spec a draft means. Raises InvalidReference and InvalidRequest."""
     if len(draft.references) > MAX_REFERENCES:
-        raise InvalidReference(f"a service takes at most {MAX_REFERENCES} secret references")
+        raise InvalidReference(
+            f"a service takes at most {MAX_REFERENCES} references to secrets and configs"
+        )
     if not 0 <= draft.replicas <= MAX_REPLICAS:
         raise InvalidRequest(f"replicas range from 0 to {MAX_REPLICAS}")
     if not 1 <= draft.uid <= MAX_ID or not 0 <= draft.gid <= MAX_ID:
         raise InvalidRequest("a service takes a uid from 1 and a gid from 0; it never runs as root")
-    references = tuple(_reference(reference, find_secret) for reference in draft.references)
+    references = tuple(_reference(reference, find_source) for reference in draft.references)
     _check_targets(references, reserved=CERTIFICATE_TARGETS if draft.certificate else ())
     return ServiceSpec(
         references=references,
@@ -113,12 +118,13 @@ def spec_of(draft: ServiceDraft, find_secret: FindSecret) -> ServiceSpec:
     )
 
 
-def check_usable(reference: SecretReference, secret: SecretRecord | None) -> SecretRecord:
-    """Return the secret a reference means, or raise InvalidReference saying what is missing."""
+def check_usable(reference: SecretReference, secret: VersionedRecord | None) -> VersionedRecord:
+    """Return what a reference means, or raise InvalidReference saying what is missing."""
     if secret is None or secret.id != reference.secret_id:
         raise InvalidReference(
-            f"there is no secret {reference.source!r} you may use; see `strongroom secret ls`"
+            f"there is no {kind} {reference.source!r} you may use; see `strongroom {kind} ls`"
         )
+        kind = "config" if reference.config else "secret"
     if reference.version is not None and not any(
         version.number == reference.version and version.state in _ISSUED
         for version in secret.versions
@@ -130,9 +136,13 @@ def check_usable(reference: SecretReference, secret: SecretRecord | None) -> Sec
     return secret
 
 
-def _reference(draft: ReferenceDraft, find_secret: FindSecret) -> SecretReference:
+def _reference(draft: ReferenceDraft, find_source: FindSource) -> SecretReference:
     check_name(draft.source)
-    secret = find_secret(draft.source)
+    if draft.config and (draft.previous or draft.version != "primary"):
+        raise InvalidReference(
+            f"config {draft.source!r} has one version; `version` and `previous` go with secrets"
+        )
+    secret = find_source(draft)
     for owner in (draft.uid, draft.gid):
         if owner is not None and not 0 <= owner <= MAX_ID:
             raise InvalidReference(f"uid and gid range from 0 to {MAX_ID}")
@@ -150,6 +160,7 @@ def _reference(draft: ReferenceDraft, find_secret: FindSecret) -> SecretReferenc
     )
     if reference.previous:
         _check_previous(reference)
+        config=draft.config,
     check_usable(reference, secret)
     return reference
 
@@ -167,6 +178,8 @@ def _target(text: str) -> str:
     try:
         return check_target(text)
     except InvalidName as error:
+    if "{{" in text:
+        raise InvalidReference("targets are not templates; name the file as it is to be called")
         raise InvalidReference(error.message) from None
 
 
@@ -195,9 +208,7 @@ def _check_targets(references: tuple[SecretReference, ...], *, reserved: Sequenc
     seen: set[str] = set()
     for target in (target for reference in references for target in reference.targets):
         if target in reserved:
-            raise InvalidReference(
-                f"the target {target!r} is the certificate's; give the secret another"
-            )
+            raise InvalidReference(f"the target {target!r} is the certificate's; choose another")
         if target in seen:
             raise InvalidReference(f"two references share the target {target!r}; give each its own")
         seen.add(target)

@@ -96,7 +96,7 @@ def _health(service: ServiceRecord, status: TaskStatusRecord | None) -> dict[str
 def _mounted(
     view: View, task: TaskRecord, reference: SecretReference, status: TaskStatusRecord | None
 ) -> dict[str, JSON]:
-    secret = view.secrets.get(reference.secret_id)
+    secret = view.source(reference.secret_id)
     mounted = [m for m in status.mounted if m.secret_id == reference.secret_id] if status else []
     held = view.holds.version(task, reference.secret_id)
     wanted = desired_version(reference, secret.record if secret is not None else None, held)
@@ -104,6 +104,7 @@ def _mounted(
     found = max(mounted, key=lambda m: (m.version == wanted, m.version), default=None)
     return {
         "source": reference.source,
+        "config": reference.config,
         "target": reference.target,
         "version_desired": wanted,
         "version_mounted": found.version if found is not None else None,
@@ -139,6 +140,7 @@ def _reference(reference: SecretReference) -> dict[str, JSON]:
         "lease_s": reference.lease_s,
         "previous": reference.previous,
     }
+        "config": reference.config,
 
 
 def _on_change(on_change: OnChange | None) -> dict[str, JSON] | None:

@@ -17,7 +17,7 @@ from cluster.control.rollout_policy import AT_ONCE, UNCHANGED, PolicyChange
 from cluster.control.rollout_start import update_rollout
 from cluster.control.rollouts import supersede
 from cluster.control.secrets import check_name_free
-from cluster.control.service_draft import ServiceDraft, check_usable, spec_of
+from cluster.control.service_draft import ReferenceDraft, ServiceDraft, check_usable, spec_of
 from cluster.control.service_shown import service_shown, tasks_shown, waiting
 from cluster.protocol.errors import (
     Conflict,
@@ -32,10 +32,10 @@ from cluster.store.records import (
     Kind,
     NameRecord,
     RolloutRecord,
-    SecretRecord,
     ServiceRecord,
     ServiceSpec,
     name_id,
+    VersionedRecord,
 )
 from cluster.store.steps import Create, Remove, Replace, Step
 from cluster.store.view import Stored, View
@@ -59,7 +59,7 @@ class Services:
 
         def decide(view: View) -> Decision:
             check_name_free(view, Kind.SERVICE, draft.name)
-            spec = spec_of(draft, lambda name: _usable_secret(view, principal, name))
+            spec = spec_of(draft, lambda named: _usable(view, principal, named))
             service_id = ServiceId(self._id())
             now_s = self._now_s()
             record = ServiceRecord(
@@ -100,7 +100,7 @@ class Services:
             if expected_spec_number not in {None, stored.record.spec_number}:
                 raise StaleVersion
             check_reach(view, context.principal, stored.record.spec)
-            spec = spec_of(draft, lambda source: _usable_secret(view, context.principal, source))
+            spec = spec_of(draft, lambda named: _usable(view, context.principal, named))
             return self._respecified(view, context, stored, spec)
 
         return await self._requests.run_once(context, Action.SERVICE_UPDATE, resources, decide)
@@ -126,7 +126,7 @@ class Services:
             for spec in (stored.record.spec, previous):
                 check_reach(view, context.principal, spec)
             for reference in previous.references:
-                secret = view.secrets.get(reference.secret_id)
+                secret = view.source(reference.secret_id)
                 check_usable(reference, secret.record if secret is not None else None)
             return self._respecified(view, context, stored, previous, AT_ONCE)
 
@@ -234,28 +234,33 @@ def _changed(service: ServiceRecord, rollout: RolloutRecord) -> dict[str, JSON]:
     }
 
 
-def _usable_secret(view: View, principal: Principal, name: str) -> SecretRecord | None:
-    """Return a secret the caller may hand out; "not yours" and "not there" are one answer."""
-    stored = view.secret_by_name(name)
-    if stored is None or stored.record.name != name:
+def _usable(view: View, principal: Principal, named: ReferenceDraft) -> VersionedRecord | None:
+    """Return what the caller may hand out; "not yours" and "not there" are one answer."""
+    found = view.config_by_name if named.config else view.secret_by_name
+    stored: Stored[VersionedRecord] | None = found(named.source)
+    if stored is None or stored.record.name != named.source:
         return None
     return stored.record if in_reach(principal, stored.record.labels) else None
 
 
 def check_reach(view: View, principal: Principal, spec: ServiceSpec) -> None:
-    """Raise PermissionDenied if a spec holds a secret that the caller may not touch."""
+    """Raise PermissionDenied if a spec holds a secret or config that the caller may not touch."""
     for reference in spec.references:
-        stored = view.secrets.get(reference.secret_id)
+        stored = view.source(reference.secret_id)
         if stored is not None and not in_reach(principal, stored.record.labels):
-            raise PermissionDenied("the service holds a secret outside your labels; ask an admin")
+            kind = "config" if reference.config else "secret"
+            raise PermissionDenied(f"the service holds a {kind} outside your labels; ask an admin")
 
 
 def _claims(view: View, before: ServiceSpec | None, after: ServiceSpec) -> Iterable[Step]:
-    """Yield a rewrite of every secret on which `after` makes a claim that `before` did not."""
+    """Yield a rewrite of every secret or config on which `after` makes a claim that `before` made
+    not."""
     held = {(r.secret_id, r.version) for r in before.references} if before is not None else set()
     new = {r.secret_id for r in after.references if (r.secret_id, r.version) not in held}
     for secret_id in sorted(new):
-        stored = view.secrets.get(secret_id)
+        stored = view.source(secret_id)
         if stored is None:
-            raise InvalidReference("a secret of the service is gone; see `strongroom secret ls`")
+            raise InvalidReference(
+                "a secret or config of the service is gone; see `strongroom service inspect`"
+            )
         yield Replace(stored, stored.record)

@@ -15,11 +15,11 @@ from cluster.protocol.wire import FileSpec, ServiceAssignment, VersionKey
 from cluster.store.records import (
     HeldSpec,
     LeaseLoss,
-    SecretRecord,
     SecretReference,
     ServiceRecord,
     TaskRecord,
     TaskState,
+    VersionedRecord,
     VersionState,
 )
 
@@ -37,8 +37,8 @@ class Records(Protocol):
         """Return a service."""
         ...
 
-    def secret(self, secret_id: SecretId) -> SecretRecord | None:
-        """Return a secret's metadata."""
+    def secret(self, secret_id: SecretId) -> VersionedRecord | None:
+        """Return the metadata of a secret or a config."""
         ...
 
     def held_spec(self, task: TaskRecord) -> HeldSpec | None:
@@ -65,7 +65,7 @@ class Difference:
         return bool(self.changed or self.removed)
 
 
-def resolve(secret: SecretRecord, wanted: VersionNumber | None) -> VersionNumber | None:
+def resolve(secret: VersionedRecord, wanted: VersionNumber | None) -> VersionNumber | None:
     """Return the version number a reference means now, or None if that version cannot be issued."""
     if wanted is None:
         return secret.primary.number
@@ -126,7 +126,7 @@ def _files(records: Records, task: TaskRecord, reference: SecretReference) -> It
         yield _file(reference, secret, reference.targets[-1], previous)
 
 
-def _before(secret: SecretRecord, number: VersionNumber) -> VersionNumber | None:
+def _before(secret: VersionedRecord, number: VersionNumber) -> VersionNumber | None:
     """Return the version before the one in a task's file, as long as it is active."""
     version = next(one for one in secret.versions if one.number == number)
     before = secret.before(version)
@@ -134,7 +134,7 @@ def _before(secret: SecretRecord, number: VersionNumber) -> VersionNumber | None
 
 
 def _file(
-    reference: SecretReference, secret: SecretRecord, target: str, version: VersionNumber
+    reference: SecretReference, secret: VersionedRecord, target: str, version: VersionNumber
 ) -> FileSpec:
     return FileSpec(
         target=target,
@@ -146,6 +146,7 @@ def _file(
         mode=reference.mode,
         wipe_on_lease_loss=reference.on_lease_loss is LeaseLoss.WIPE,
         lease_s=reference.lease_s,
+        config=reference.config,
     )
 
 

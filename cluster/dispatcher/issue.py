@@ -69,7 +69,8 @@ class Issue:
             raise PermissionDenied
         for assignment in assignments_of(ViewRecords(self.store.view), node_id).values():
             if assignment.name == service:
-                for file in assignment.files:
+                # Where both kinds have the name, it is the secret's.
+                for file in sorted(assignment.files, key=lambda file: file.config):
                     if secret in {file.name, file.target}:
                         return msgspec.structs.replace(assignment, files=(file,))
         raise PermissionDenied

@@ -21,9 +21,11 @@ from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, Version
 from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
 from cluster.store.records import (
     AuditEntry,
+    ConfigRecord,
     MountedVersion,
     ReceiptRecord,
     TaskStatusRecord,
+    VersionedRecord,
     receipt_id,
     task_id,
 )
@@ -74,12 +76,12 @@ class Receipts:
             raise PermissionDenied
         now = self.clock.now().timestamp()
         steps: list[Step] = [Require(node), Require(task), Require(service)]
-        names: dict[SecretId, str] = {}
+        sources: dict[SecretId, VersionedRecord] = {}
         for secret_id in sorted({secret_id for secret_id, _ in keys}):
-            secret = view.secrets.get(secret_id)
+            secret = view.source(secret_id)
             if secret is None:
                 raise PermissionDenied
-            names[secret_id] = secret.record.name
+            sources[secret_id] = secret.record
             steps.append(Require(secret))
         for secret_id, version in keys:
             before = view.receipts.get(receipt_id(secret_id, version, node_id, service_id))
@@ -92,9 +94,10 @@ class Receipts:
                 issued_at=now,
                 issued_by=self.manager_id,
                 first_issued_at=None if before is None else before.record.since,
-                secret_name=names[secret_id],
+                secret_name=sources[secret_id].name,
                 node_name=node.record.name,
                 service_name=service.record.name,
+                config=isinstance(sources[secret_id], ConfigRecord),
             )
             steps.append(Create(receipt) if before is None else Replace(before, receipt))
         audit = AuditEntry(

@@ -43,9 +43,9 @@ from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
     HeldSpec,
     ManagerState,
-    SecretRecord,
     ServiceRecord,
     TaskRecord,
+    VersionedRecord,
 )
 from cluster.store.sealed_store import SealedStore
 from cluster.store.view import View
@@ -78,9 +78,9 @@ class ViewRecords:
         stored = self.view.services.get(service_id)
         return stored.record if stored else None
 
-    def secret(self, secret_id: SecretId) -> SecretRecord | None:
-        """Return a secret's metadata."""
-        stored = self.view.secrets.get(secret_id)
+    def secret(self, secret_id: SecretId) -> VersionedRecord | None:
+        """Return the metadata of a secret or a config."""
+        stored = self.view.source(secret_id)
         return stored.record if stored else None
 
     def held_spec(self, task: TaskRecord) -> HeldSpec | None:

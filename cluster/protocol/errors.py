@@ -44,7 +44,7 @@ class InvalidName(InvalidRequest):
 
 
 class InvalidReference(InvalidRequest):
-    """A secret reference is not usable (unknown secret, bad target, overlapping targets)."""
+    """A reference is not usable (unknown secret or config, bad target, overlapping targets)."""
 
     code = "invalid_reference"
 
@@ -54,7 +54,7 @@ class PayloadTooLarge(InvalidRequest):
 
     code = "payload_too_large"
     status = 413
-    default_message = "the value is too large; a secret takes 1 to 511,999 bytes"
+    default_message = "the value is too large; a value takes 1 to 511,999 bytes"
 
 
 class MalformedJoinToken(InvalidRequest):
@@ -128,6 +128,12 @@ class SecretNotFound(NotFound):
     code = "secret_not_found"
 
 
+class ConfigNotFound(NotFound):
+    """No config of that name or id."""
+
+    code = "config_not_found"
+
+
 class VersionNotFound(NotFound):
     """The secret has no such version."""
 
@@ -193,6 +199,12 @@ class SecretInUse(Conflict):
     """Something still refers to the secret."""
 
     code = "secret_in_use"
+
+
+class ConfigInUse(Conflict):
+    """Something still refers to the config."""
+
+    code = "config_in_use"
 
 
 class RequestIdReused(Conflict):

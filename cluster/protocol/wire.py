@@ -45,7 +45,7 @@ class FileSpec(msgspec.Struct, frozen=True, array_like=True):
     target: str
     secret_id: str
     name: str
-    """The secret's name, which `strongroom-agent get` takes."""
+    """Of the secret or the config, which `strongroom-agent get` takes."""
     version: int
     uid: int | None
     gid: int | None
@@ -53,6 +53,8 @@ class FileSpec(msgspec.Struct, frozen=True, array_like=True):
     wipe_on_lease_loss: bool
     lease_s: float | None = None
     """How long the file may outlive the last lease; None: as long as the node's own lease."""
+    config: bool = False
+    """Whether it is a config's: a secret may have the same name."""
 
 
 class HealthCheck(msgspec.Struct, frozen=True, array_like=True):

@@ -22,6 +22,7 @@ from cluster.store.records import (
     AuditSummaryRecord,
     AuthorityRecord,
     ClusterRecord,
+    ConfigRecord,
     JoinTokenRecord,
     Kind,
     ManagerRecord,
@@ -39,6 +40,7 @@ from cluster.store.records import (
     TaskRecord,
     TaskStatusRecord,
     name_id,
+    VersionedRecord,
 )
 from cluster.store.tables import SealedRow, SealedValue, SealedValues, Stored, Table
 
@@ -104,6 +106,7 @@ class View:
         self.join_tokens = Table[JoinTokenRecord](Kind.JOIN_TOKEN)
         self.secrets = Table[SecretRecord](Kind.SECRET)
         self.services = Table[ServiceRecord](Kind.SERVICE)
+        self.configs = Table[ConfigRecord](Kind.CONFIG)
         self.tasks = Table[TaskRecord](Kind.TASK)
         self.task_statuses = Table[TaskStatusRecord](Kind.TASK_STATUS)
         self.receipts = Table[ReceiptRecord](Kind.RECEIPT)
@@ -151,6 +154,14 @@ class View:
 
     def service_by_name(self, name: str) -> Stored[ServiceRecord] | None:
         """Return the service of a name, whatever its case."""
+    def config_by_name(self, name: str) -> Stored[ConfigRecord] | None:
+        """Return the config of a name, whatever its case."""
+        return self.configs.get(self._owner(Kind.CONFIG, name))
+
+    def source(self, secret_id: SecretId) -> Stored[VersionedRecord] | None:
+        """Return the secret or the config that a reference means; ids are of one or the other."""
+        return self.secrets.get(secret_id) or self.configs.get(secret_id)
+
         return self.services.get(self._owner(Kind.SERVICE, name))
 
     def node_by_name(self, name: str) -> Stored[NodeRecord] | None:

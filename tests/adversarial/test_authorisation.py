@@ -18,6 +18,7 @@ from cluster.api import (
     routes_agent,
     routes_audit,
     routes_cluster,
+    routes_configs,
     routes_events,
     routes_exposure,
     routes_managers,
@@ -120,6 +121,12 @@ TABLE = (
     Row("POST", "/v1/secrets/{name}/rollback", OPERATORS, "/v1/secrets/idle/rollback", {}),
     Row("POST", "/v1/secrets/{name}/prune", OPERATORS, "/v1/secrets/idle/prune", {"keep": 1}),
     Row("DELETE", "/v1/secrets/{name}", OPERATORS, "/v1/secrets/held"),
+    Row("POST", "/v1/configs", OPERATORS, "/v1/configs?name=new-{caller}&label=team=red", b"c"),
+    Row("GET", "/v1/configs", "blue-deployer red-deployer auditor admin"),
+    Row("GET", "/v1/configs/{name}", f"red-deployer {READERS}", "/v1/configs/plain"),
+    Row("GET", "/v1/configs/{name}/content", OPERATORS, "/v1/configs/plain/content"),
+    Row("PATCH", "/v1/configs/{name}/labels", OPERATORS, "/v1/configs/plain/labels", {"add": {}}),
+    Row("DELETE", "/v1/configs/{name}", OPERATORS, "/v1/configs/plain"),
     Row("POST", "/v1/services", OPERATORS, "", {"name": "new-{caller}", **SPEC}),
     Row("GET", "/v1/services", "blue-deployer red-deployer auditor admin"),
     Row("GET", "/v1/services/{name}", f"red-deployer {READERS}", "/v1/services/idle"),
@@ -175,6 +182,7 @@ ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_agent.routes,
     routes_audit.routes,
     routes_cluster.routes,
+    routes_configs.routes,
     routes_events.routes,
     routes_exposure.routes,
     routes_managers.routes,
@@ -234,6 +242,7 @@ def stage() -> Iterator[Stage]:
     with running_cluster(agents=1, engine="etcd") as cluster:
         cluster.ok("POST", "/v1/secrets?name=held&label=team=red", b"held")
         cluster.ok("POST", "/v1/secrets?name=idle&label=team=red", b"idle")
+        cluster.ok("POST", "/v1/configs?name=plain&label=team=red", b"plain")
         cluster.create_service("red", 20_003, "held", labels={"team": "red"})
         cluster.ok("POST", "/v1/services", {"name": "idle", **SPEC})
         stage = Stage(cluster)

@@ -14,6 +14,7 @@ MAY_REVEAL = {
     "cluster/cli/context_files.py": "writes the operator's key, 0600",
     "cluster/cli/credentials.py": "reads and shows tokens and keys on the terminal or in a file",
     "cluster/cli/enrolment.py": "sends the operator's one-time token",
+    "cluster/control/configs.py": "answers a config, which may be read back, to operators",
     "cluster/control/rotation_moves.py": "puts a value it made into a record that the store seals",
     "cluster/control/secrets.py": "puts a new value into the record that the store seals",
     "cluster/engine_start.py": "signs the engine's certificate",

@@ -55,10 +55,12 @@ from cluster.store.records.members import (
 )
 from cluster.store.records.rotations import RotationRecord, RotationStep
 from cluster.store.records.secrets import (
+    ConfigRecord,
     RotationSchedule,
     SecretRecord,
     SecretValueRecord,
     SecretVersion,
+    VersionedRecord,
     VersionState,
     value_id,
 )
@@ -138,6 +140,7 @@ __all__ = [
     "decode_audit",
     "encode",
     "name_id",
+    "VersionedRecord",
     "receipt_id",
     "summary_id",
     "task_id",

@@ -22,7 +22,7 @@ from cluster.store.records.members import (
     OperatorRecord,
 )
 from cluster.store.records.rotations import RotationRecord
-from cluster.store.records.secrets import SecretRecord, SecretValueRecord
+from cluster.store.records.secrets import ConfigRecord, SecretRecord, SecretValueRecord
 from cluster.store.records.services import ServiceRecord, TaskRecord, TaskStatusRecord
 
 RECORD_TYPES: dict[Kind, type[Record]] = {
@@ -38,6 +38,7 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         SecretRecord,
         SecretValueRecord,
         ServiceRecord,
+        ConfigRecord,
         TaskRecord,
         TaskStatusRecord,
         ReceiptRecord,

@@ -38,6 +38,8 @@ class ReceiptRecord(Record, frozen=True, kw_only=True):
     """Names outlive what they named: a removed node's receipts still tell which node it was."""
     orphaned_at: float | None = None
     """When its secret was found gone: from then on the receipt itself has an end."""
+    config: bool = False
+    """Whether it is of a config: its name is then that of a config."""
 
     @property
     def since(self) -> float:

@@ -21,6 +21,7 @@ class Kind(StrEnum):
     JOIN_TOKEN = "join-token"  # noqa: S105  # a kind's name, no token
     SECRET = "secret"  # noqa: S105  # a kind's name
     SECRET_VALUE = "secret-value"  # noqa: S105  # a kind's name
+    CONFIG = "config"
     SERVICE = "service"
     TASK = "task"
     TASK_STATUS = "task-status"

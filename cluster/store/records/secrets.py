@@ -1,4 +1,8 @@
-"""Records of secrets: metadata here, values there, never both in one type."""
+"""Records of secrets and configs: metadata here, values there, never both in one type.
+
+A config is delivered as a secret is, and may be read back. It is a kind of its own, so that what
+asks for configs finds no secret, and what asks for secrets no config.
+"""
 
 from enum import StrEnum
 
@@ -57,19 +61,12 @@ class RotationSchedule(msgspec.Struct, frozen=True):
     """When the next one begins; None: when somebody asks for it."""
 
 
-class SecretRecord(Record, frozen=True, kw_only=True):
-    """A secret's metadata; id is its SecretId. Numbers are never reused."""
+class VersionedRecord(Record, frozen=True, kw_only=True):
+    """What a reference may mean: metadata of something delivered; id is a SecretId."""
 
-    kind = Kind.SECRET
     name: str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     versions: tuple[SecretVersion, ...]
-    next_number: int
-    keep: int = 1
-    """Retired versions whose values stay, for a rollback."""
-    overlap_s: float = 0.0
-    """How long a rotation leaves the version before active, where it does not say itself."""
-    schedule: RotationSchedule | None = None
     created_at: float
     updated_at: float
 
@@ -98,8 +95,29 @@ class SecretRecord(Record, frozen=True, kw_only=True):
         return max(earlier, key=lambda one: one.left_turn, default=None)
 
 
+class SecretRecord(VersionedRecord, frozen=True, kw_only=True):
+    """A secret's metadata. Numbers are never reused."""
+
+    kind = Kind.SECRET
+    next_number: int
+    keep: int = 1
+    """Retired versions whose values stay, for a rollback."""
+    overlap_s: float = 0.0
+    """How long a rotation leaves the version before active, where it does not say itself."""
+    schedule: RotationSchedule | None = None
+
+
+class ConfigRecord(VersionedRecord, frozen=True, kw_only=True):
+    """A config's metadata. It has one version, for ever: a new content is a new config."""
+
+    kind = Kind.CONFIG
+
+
 class SecretValueRecord(Record, frozen=True, kw_only=True):
-    """The value of one version; id is `value_id()`. Stays sealed in memory until it is issued."""
+    """The value of one version of a secret or a config; id is `value_id()`.
+
+    Stays sealed in memory until it is issued or read back.
+    """
 
     kind = Kind.SECRET_VALUE
     value: bytes

@@ -26,11 +26,12 @@ class OnChange(msgspec.Struct, frozen=True):
 
 
 class SecretReference(msgspec.Struct, frozen=True):
-    """A service's claim on a secret. It yields a set of files: one, or two with `previous`."""
+    """A service's claim on a secret or a config. It yields a set of files: one, or two with
+    `previous`."""
 
     secret_id: SecretId
     source: str
-    """The secret's name when the reference was made."""
+    """Its name when the reference was made."""
     target: str
     uid: int | None = None
     gid: int | None = None
@@ -42,6 +43,8 @@ class SecretReference(msgspec.Struct, frozen=True):
     """How long a file that is wiped may outlive the last lease; None: the node's lease."""
     previous: bool = False
     """Whether `TARGET.previous` holds the version before, while it is still active."""
+    config: bool = False
+    """Whether it means a config: their names are not those of secrets."""
 
     @property
     def targets(self) -> tuple[str, ...]:

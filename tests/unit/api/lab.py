@@ -13,6 +13,7 @@ from cluster.api import (
     routes_agent,
     routes_audit,
     routes_cluster,
+    routes_configs,
     routes_events,
     routes_exposure,
     routes_join,
@@ -139,6 +140,7 @@ class ApiLab:
         self.api = self._limited(
             routes_secrets.routes(cases.edge, cases.secrets),
             routes_versions.routes(cases.edge, cases.versions),
+            routes_configs.routes(cases.edge, cases.configs),
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
             routes_services.routes(cases.edge, cases.services),
             routes_rollouts.routes(cases.edge, cases.rollouts, cases.rollout_actions),

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.control.callers import principal_of
+from cluster.control.configs import Configs
 from cluster.control.enrolment import Enrolment
 from cluster.control.evict_rotate import Evictions
 from cluster.control.exposure import Exposure
@@ -79,6 +80,7 @@ class ControlLab:
         self.issuer = Issuer(self.clock, self.entropy)
         self.secrets = Secrets(self.requests, self.entropy)
         self.versions = SecretVersions(self.requests, self.entropy)
+        self.configs = Configs(self.requests, self.entropy)
         self.services = Services(self.requests, self.entropy)
         self.nodes = Nodes(self.requests)
         self.exposure = Exposure(self.requests)

@@ -186,7 +186,7 @@ async def test_filters_take_one_of_each_field(lab: ControlLab, events: Events) -
     assert brief(await told(events, since, wanted=wanted)) == [
         ("secret", "create", "a"), ("secret", "remove", "a"),
     ]  # fmt: skip
-    for terms in (("config", "create"), ("secret", "rotate")):
+    for terms in (("volume", "create"), ("secret", "rotate")):
         with pytest.raises(InvalidRequest):
             EventFilter.of([terms[0]], [terms[1]], [])
 

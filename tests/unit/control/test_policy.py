@@ -69,6 +69,8 @@ def test_auditor_changes_nothing_but_his_certificate() -> None:
         "secret.list",
         "secret.inspect",
         "secret.where",
+        "config.list",
+        "config.inspect",
         "service.list",
         "service.inspect",
         "service.tasks",
@@ -95,7 +97,7 @@ def test_nobody_but_nodes_is_issued_values() -> None:
 
 def test_deployer_touches_neither_nodes_nor_operators_nor_the_audit() -> None:
     areas = {action.partition(".")[0] for action in _allowed(Role.DEPLOYER)}
-    assert areas == {"secret", "service", "rollout", "event", "status", "operator"}
+    assert areas == {"secret", "config", "service", "rollout", "event", "status", "operator"}
     assert "operator.add" not in _allowed(Role.DEPLOYER)
 
 
@@ -112,7 +114,7 @@ def test_joining_manager_may_only_become_active() -> None:
 
 def test_local_root_handles_no_secrets() -> None:
     areas = {action.partition(".")[0] for action in _allowed(Role.LOCAL_ROOT)}
-    assert not areas & {"secret", "service", "session"}
+    assert not areas & {"secret", "config", "service", "session"}
 
 
 @pytest.mark.parametrize("role", [Role.NODE, Role.JOINING_MANAGER])

@@ -43,6 +43,7 @@ async def test_created_service_shows_its_spec(lab: ControlLab) -> None:
             "on_lease_loss": "wipe",
             "lease_s": None,
             "previous": False,
+            "config": False,
         }
     ]
 
@@ -194,6 +195,7 @@ async def test_tasks_show_desired_and_mounted_versions(lab: ControlLab) -> None:
     assert before["references"] == [
         {
             "source": "db",
+            "config": False,
             "target": "db",
             "version_desired": 1,
             "version_mounted": None,
