@@ -23,8 +23,8 @@ from cluster.store.records import (
     OnChange,
     SecretReference,
     ServiceSpec,
-    VersionState,
     VersionedRecord,
+    VersionState,
 )
 
 MAX_REFERENCES: Final = 64
@@ -56,9 +56,9 @@ class ReferenceDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a file that is wiped may outlive the last lease; null: the node's lease."""
     previous: bool = False
     """Whether `TARGET.previous` holds the version before, while it is still active."""
-
     config: bool = False
     """Whether `source` is a config's name."""
+
 
 class OnChangeDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to do in the service after a file was swapped: one of signal and command."""
@@ -121,10 +121,10 @@ def spec_of(draft: ServiceDraft, find_source: FindSource) -> ServiceSpec:
 def check_usable(reference: SecretReference, secret: VersionedRecord | None) -> VersionedRecord:
     """Return what a reference means, or raise InvalidReference saying what is missing."""
     if secret is None or secret.id != reference.secret_id:
+        kind = "config" if reference.config else "secret"
         raise InvalidReference(
             f"there is no {kind} {reference.source!r} you may use; see `strongroom {kind} ls`"
         )
-        kind = "config" if reference.config else "secret"
     if reference.version is not None and not any(
         version.number == reference.version and version.state in _ISSUED
         for version in secret.versions
@@ -157,10 +157,10 @@ def _reference(draft: ReferenceDraft, find_source: FindSource) -> SecretReferenc
         on_lease_loss=draft.on_lease_loss,
         lease_s=checked_lease(draft.source, draft.on_lease_loss, draft.lease_s),
         previous=draft.previous,
+        config=draft.config,
     )
     if reference.previous:
         _check_previous(reference)
-        config=draft.config,
     check_usable(reference, secret)
     return reference
 
@@ -175,11 +175,11 @@ def _check_previous(reference: SecretReference) -> None:
 
 
 def _target(text: str) -> str:
+    if "{{" in text:
+        raise InvalidReference("targets are not templates; name the file as it is to be called")
     try:
         return check_target(text)
     except InvalidName as error:
-    if "{{" in text:
-        raise InvalidReference("targets are not templates; name the file as it is to be called")
         raise InvalidReference(error.message) from None
 
 

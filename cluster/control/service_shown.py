@@ -139,8 +139,8 @@ def _reference(reference: SecretReference) -> dict[str, JSON]:
         "on_lease_loss": reference.on_lease_loss.value,
         "lease_s": reference.lease_s,
         "previous": reference.previous,
-    }
         "config": reference.config,
+    }
 
 
 def _on_change(on_change: OnChange | None) -> dict[str, JSON] | None:

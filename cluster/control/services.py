@@ -34,8 +34,8 @@ from cluster.store.records import (
     RolloutRecord,
     ServiceRecord,
     ServiceSpec,
-    name_id,
     VersionedRecord,
+    name_id,
 )
 from cluster.store.steps import Create, Remove, Replace, Step
 from cluster.store.view import Stored, View

@@ -39,8 +39,8 @@ from cluster.store.records import (
     ServiceRecord,
     TaskRecord,
     TaskStatusRecord,
-    name_id,
     VersionedRecord,
+    name_id,
 )
 from cluster.store.tables import SealedRow, SealedValue, SealedValues, Stored, Table
 
@@ -105,8 +105,8 @@ class View:
         self.operators = Table[OperatorRecord](Kind.OPERATOR)
         self.join_tokens = Table[JoinTokenRecord](Kind.JOIN_TOKEN)
         self.secrets = Table[SecretRecord](Kind.SECRET)
-        self.services = Table[ServiceRecord](Kind.SERVICE)
         self.configs = Table[ConfigRecord](Kind.CONFIG)
+        self.services = Table[ServiceRecord](Kind.SERVICE)
         self.tasks = Table[TaskRecord](Kind.TASK)
         self.task_statuses = Table[TaskStatusRecord](Kind.TASK_STATUS)
         self.receipts = Table[ReceiptRecord](Kind.RECEIPT)
@@ -152,8 +152,6 @@ class View:
         """Return the secret of a name, whatever its case."""
         return self.secrets.get(self._owner(Kind.SECRET, name))
 
-    def service_by_name(self, name: str) -> Stored[ServiceRecord] | None:
-        """Return the service of a name, whatever its case."""
     def config_by_name(self, name: str) -> Stored[ConfigRecord] | None:
         """Return the config of a name, whatever its case."""
         return self.configs.get(self._owner(Kind.CONFIG, name))
@@ -162,6 +160,8 @@ class View:
         """Return the secret or the config that a reference means; ids are of one or the other."""
         return self.secrets.get(secret_id) or self.configs.get(secret_id)
 
+    def service_by_name(self, name: str) -> Stored[ServiceRecord] | None:
+        """Return the service of a name, whatever its case."""
         return self.services.get(self._owner(Kind.SERVICE, name))
 
     def node_by_name(self, name: str) -> Stored[NodeRecord] | None:
