@@ -60,7 +60,10 @@ def routes(edge: Edge, services: Services) -> APIRouter:
 
     @router.get("/services/{name}/tasks")
     async def list_tasks(request: Request, name: str) -> Response:
-        """Show, per task, the versions desired and mounted, and since when."""
-        return edge.answer({"tasks": services.tasks(await edge.principal(request), name)})
+        """Show, per task, the versions desired and mounted, and since when; and the tasks that
+        ended last, with the reason."""
+        principal = await edge.principal(request)
+        ended = services.ended_tasks(principal, name)
+        return edge.answer({"tasks": services.tasks(principal, name), "ended": ended})
 
     return router

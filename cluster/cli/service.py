@@ -1,4 +1,4 @@
-"""`strongroom service`: which service gets which secrets, on which nodes."""
+"""`strongroom service`: which service gets which secrets and configs, on which nodes."""
 
 from argparse import Namespace
 
@@ -21,6 +21,7 @@ _COLUMNS = (
     ("NAME", "name"),
     ("TASKS", "tasks"),
     ("SECRETS", "secrets"),
+    ("CONFIGS", "configs"),
     ("CONSTRAINTS", "constraints"),
     ("SPEC", "spec_number"),
     ("UPDATED", "updated_at"),
@@ -36,6 +37,7 @@ _TASK_COLUMNS = (
     ("SINCE", "since"),
     ("HEALTH", "health"),
     ("ERROR", "error"),
+    ("REASON", "reason"),
 )
 _UPDATE_ATTEMPTS = 3
 
@@ -48,7 +50,7 @@ def add_commands(parser: Parser) -> None:
     update = verbs.add_parser(
         "update",
         help="change a service; what no flag names stays",
-        description="--secret, --constraint and --label replace the whole list; "
+        description="--secret, --config, --constraint and --label replace the whole list; "
         "the -add and -rm forms change it.",
     )
     for verb, run in ((create, _create), (update, _update)):
@@ -72,7 +74,7 @@ def add_commands(parser: Parser) -> None:
 
     for name, run, help_text in (
         ("inspect", _inspect, "show a service's spec and the one before"),
-        ("ps", _tasks, "show each task: versions desired and mounted, since when, and its health"),
+        ("ps", _tasks, "show each task: its files and their versions, health, reason; what ended"),
         ("rm", _remove, "remove a service; its files go from every node"),
     ):
         verb = verbs.add_parser(name, help=help_text)
@@ -139,7 +141,10 @@ def _inspect(args: Namespace) -> int:
 
 
 def _tasks(args: Namespace) -> int:
-    tasks = answers.rows(connect(args).get(path_of("services", args.name, "tasks")), "tasks")
+    answer = connect(args).get(path_of("services", args.name, "tasks"))
+    tasks = answers.rows(answer, "tasks")
+    if not args.quiet:
+        tasks += answers.rows(answer, "ended")
     rows = tasks if args.format == "json" or args.quiet else _by_reference(tasks)
     print_rows(args, rows, _TASK_COLUMNS, key="node")
     return ExitCode.DONE
@@ -154,10 +159,12 @@ def _remove(args: Namespace) -> int:
 def _summary(service: answers.Answer) -> answers.Answer:
     """Return what the table shows of a service's spec."""
     spec = answers.nested(service, "spec")
+    references = answers.rows(spec, "references")
     desired = "global" if spec.get("global") else service.get("tasks_desired")
     return {
         "tasks": f"{service.get('tasks_running')}/{desired}",
-        "secrets": [one.get("source") for one in answers.rows(spec, "references")],
+        "secrets": [one.get("source") for one in references if not one.get("config")],
+        "configs": [one.get("source") for one in references if one.get("config")],
         "constraints": spec.get("constraints"),
     }
 

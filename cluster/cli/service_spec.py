@@ -32,6 +32,12 @@ _CALLED: Final = {"on-lease-loss": "on_lease_loss", "lease": "lease_s"}
 def reference(text: str) -> Answer:
     """Return the reference in `NAME` or `source=NAME,target=FILE,uid=,gid=,mode=,version=`.
 
+    parser.add_argument(
+        "--placement-pref",
+        action="append",
+        metavar="spread=node.labels.KEY",
+        help="spread new tasks evenly over a label's values; repeatable, the next one within each",
+    )
     A bare `previous` asks for the version before as well.
     """
     if "=" not in text and "," not in text:
@@ -67,6 +73,8 @@ def add_spec_flags(parser: Parser) -> None:
         "--constraint",
         action="append",
         metavar="EXPR",
+    for flag in ("--placement-pref-add", "--placement-pref-rm"):
+        parser.add_argument(flag, action="append", default=[], metavar="spread=node.labels.KEY")
         help="where tasks may run: node.labels.KEY==VALUE, node.name!=NAME; repeatable, all hold",
     )
     how_many = parser.add_mutually_exclusive_group()
@@ -86,6 +94,10 @@ def add_spec_flags(parser: Parser) -> None:
     on_change = parser.add_mutually_exclusive_group()
     on_change.add_argument(
         "--on-change-signal", metavar="NAME", help="signal sent after a swap: HUP, USR1, ..."
+    if args.placement_pref_add or args.placement_pref_rm:
+        present = texts(draft, "placement_prefs") if "placement_prefs" in draft else ()
+        kept = [text for text in present if text not in args.placement_pref_rm]
+        draft["placement_prefs"] = [*dict.fromkeys((*kept, *args.placement_pref_add))]
     )
     on_change.add_argument(
         "--on-change-command",
@@ -115,6 +127,7 @@ def add_change_flags(parser: Parser) -> None:
         default=[],
         metavar="NAME",
         help="remove the references to a secret, or the one with this target",
+        "placement_prefs": args.placement_pref,
     )
     parser.add_argument("--constraint-add", action="append", default=[], metavar="EXPR")
     parser.add_argument("--constraint-rm", action="append", default=[], metavar="EXPR")
@@ -158,7 +171,8 @@ def refuse_changes(args: Namespace) -> None:
         changed = changed_spec(args.name, empty, args) != {"name": args.name, **empty}
     except InvalidRequest:
         changed = True
-    if changed or args.on_change_rm or args.health_none or args.constraint_rm or args.label_rm:
+    removed = (args.constraint_rm, args.placement_pref_rm, args.label_rm)
+    if changed or args.on_change_rm or args.health_none or any(removed):
         raise InvalidRequest("--rollback goes alone; change the service afterwards")
 
 

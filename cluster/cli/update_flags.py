@@ -25,6 +25,7 @@ _HEALTH_TERMS: Final = {
     "interval": "interval_s",
     "timeout": "timeout_s",
     "retries": "retries",
+    "replace": "replace_after_s",
 }
 
 
@@ -72,6 +73,12 @@ def add_health_flags(parser: Parser, *, change: bool) -> None:
     )
     parser.add_argument(
         "--health-retries", type=positive, metavar="N", help="failures in a row that count"
+    )
+    parser.add_argument(
+        "--health-replace",
+        type=duration,
+        metavar="TIME",
+        help="try another node for a task that stays unhealthy for so long; 0: never (the default)",
     )
 
 
@@ -130,7 +137,9 @@ def given_health(args: Namespace, present: object) -> Answer | None:
     if not terms:
         return None
     if not isinstance(present, Mapping):
-        raise InvalidRequest("--health-interval, -timeout and -retries go with a health check")
+        raise InvalidRequest(
+            "--health-interval, -timeout, -retries and -replace go with a health check"
+        )
     return {**present, **terms}
 
 

@@ -12,13 +12,21 @@ from cluster.control.labels import changed_labels
 from cluster.control.moments import moment
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
+from cluster.control.task_history import Ending, remembered
 from cluster.protocol.errors import NodeNotFound
 from cluster.protocol.ids import NodeId, is_id
-from cluster.store.records import Availability, Kind, NodeRecord, NodeState, name_id
+from cluster.store.records import (
+    Availability,
+    EndedState,
+    Kind,
+    NodeRecord,
+    NodeState,
+    name_id,
+)
 from cluster.store.steps import Remove, Replace, Step
 from cluster.store.view import Stored, View
 
-TASKS_PER_WRITE: Final = 80
+TASKS_PER_WRITE: Final = 30
 """Tasks that go with their node at once; placement removes the rest, which nobody serves."""
 
 
@@ -44,6 +52,7 @@ class Nodes:
         availability: Availability | None = None,
     ) -> Answer:
         """Change a node's labels and whether it may be given tasks; draining moves its tasks."""
+        by = context.principal.name
 
         def decide(view: View) -> Decision:
             stored = get_node(view, name)
@@ -51,6 +60,7 @@ class Nodes:
                 stored.record,
                 labels=changed_labels(stored.record.labels, add_labels, remove_labels),
                 availability=availability or stored.record.availability,
+                availability_by=by if availability is not None else stored.record.availability_by,
             )
             return Decision(
                 [Replace(stored, after)],
@@ -75,7 +85,13 @@ class Nodes:
             now_s = self._requests.clock.now().timestamp()
             revoked = msgspec.structs.replace(stored.record, revoked_at=now_s, join=None)
             tasks = view.tasks_of_node(NodeId(revoked.id))[:TASKS_PER_WRITE]
-            steps: list[Step] = [Replace(stored, revoked), *(Remove(task) for task in tasks)]
+            reason = f"node {revoked.name} was evicted by {context.principal.name}"
+            endings = [Ending(task.record, reason, EndedState.ORPHANED) for task in tasks]
+            steps: list[Step] = [
+                Replace(stored, revoked),
+                *(Remove(task) for task in tasks),
+                *remembered(view, endings, now_s),
+            ]
             claim = view.names.get(name_id(Kind.NODE, revoked.name))
             if claim is not None and claim.record.owner == revoked.id:
                 steps.append(Remove(claim))

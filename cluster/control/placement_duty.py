@@ -20,6 +20,8 @@ from cluster.control.requests import REQUEST_TTL
 from cluster.control.retirement import Retirement
 from cluster.control.rollout_duty import RolloutDuty
 from cluster.control.sweep import STEPS_PER_WRITE, KnownRequests, overdue
+from cluster.control.task_history import Ending, avoided, remembered
+from cluster.control.unwell import Unwell
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
 from cluster.protocol.ids import ManagerId, ServiceId
 from cluster.store.records import (
@@ -76,6 +78,7 @@ class PlacementDuty:
         self._guarded = guarded
         self._alive = alive
         self._states = NodeStates(clock.monotonic_s())
+        self._unwell = Unwell()
         self._changed = asyncio.Event()
         self._settled: dict[str, int] = {}
         """Service id -> the generation of which every task stands where it should."""
@@ -100,7 +103,8 @@ class PlacementDuty:
     async def round(self) -> None:
         """Look once at everything that is due, and write what differs."""
         await self._beat()
-        if self._place_due or self._states.next_look_s(self._clock.monotonic_s()) is not None:
+        waits = self._states.next_look_s(self._clock.monotonic_s()) is not None
+        if self._place_due or waits or self._unwell.is_due(self._now_s()):
             await self._place()
         await self._rollouts.round(self._settled_services)
         await self._retirement.round()
@@ -127,6 +131,7 @@ class PlacementDuty:
         try:
             due_s = min(
                 look_s or LOOK_AGAIN_S,
+                self._unwell.next_look_s(self._now_s()),
                 self._retirement.next_look_s(),
                 self._rollouts.next_look_s(),
             )
@@ -140,7 +145,7 @@ class PlacementDuty:
 
     def _notice(self, change: ViewChange) -> None:
         kinds = {changed.kind for changed in change.changed}
-        self._place_due |= not kinds.isdisjoint(_PLACING)
+        self._place_due |= not kinds.isdisjoint(_PLACING) or self._unwell.notice(change)
         self._rollouts.notice(kinds)
         self._retirement.notice(kinds)
         if self._place_due or self._rollouts.is_due:
@@ -160,31 +165,33 @@ class PlacementDuty:
         for skipped in changes.skipped:
             log.info("placement.waiting", service_id=skipped.service_id, reason=skipped.reason)
         # Removals first: a node must not hold two services of one uid, not even for a moment.
-        await self._commit_tasks(changes.remove, _removal)
-        await self._commit_tasks(changes.create, _creation)
+        for endings in _pieces(changes.endings, TASKS_PER_WRITE):
+            await self._commit_tasks(_removals(self._store.view, endings, self._now_s()), "removed")
+        for tasks in _pieces(changes.create, TASKS_PER_WRITE):
+            steps = (step for task in tasks for step in _creation(self._store.view, task))
+            await self._commit_tasks(steps, "placed")
 
     def _changes(self, view: View) -> Changes:
+        now_s = self._now_s()
         statuses = [stored.record for stored in view.node_statuses.values()]
         return place(
             services=[stored.record for stored in view.services.values()],
             nodes=[stored.record for stored in view.nodes.values()],
             states=self._states.judge(statuses, self._alive(), self._clock.monotonic_s()),
             tasks=[stored.record for stored in view.tasks.values()],
-            now_s=self._now_s(),
+            now_s=now_s,
             shared_uids={status.id for status in statuses if status.mounts == "given"},
             held_uids=view.holds.held_uids(),
+            unwell=self._unwell.judge(view, now_s),
+            avoided=avoided(view, now_s),
         )
 
-    async def _commit_tasks(
-        self, tasks: Sequence[TaskRecord], steps_of: Callable[[View, TaskRecord], list[Step]]
-    ) -> None:
-        for piece in _pieces(tasks, TASKS_PER_WRITE):
-            view = self._store.view
-            steps = _distinct(step for task in piece for step in steps_of(view, task))
-            if steps:
-                word = "placed" if steps_of is _creation else "removed"
-                detail = " ".join(task.id for task in piece[:4])
-                await self._commit(steps, Action.PLACEMENT_CHANGE, f"{word} {len(piece)}: {detail}")
+    async def _commit_tasks(self, steps: Iterable[Step], word: str) -> None:
+        distinct = _distinct(steps)
+        ids = [task_id for step in distinct if (task_id := _task_changed(step))]
+        if ids:
+            detail = f"{word} {len(ids)}: {' '.join(ids[:4])}"
+            await self._commit(distinct, Action.PLACEMENT_CHANGE, detail)
 
     def _settled_services(self) -> frozenset[ServiceId]:
         return frozenset(
@@ -243,9 +250,23 @@ def _creation(view: View, task: TaskRecord) -> list[Step]:
     return [Require(service), Require(node), Create(task)]
 
 
-def _removal(view: View, task: TaskRecord) -> list[Step]:
-    stored = view.tasks.get(task.id)
-    return [] if stored is None else [Remove(stored)]
+def _removals(view: View, endings: Iterable[Ending], now_s: float) -> list[Step]:
+    """Return the steps that remove tasks which are still there, and remember why."""
+    found = [(ending, view.tasks.get(ending.task.id)) for ending in endings]
+    there = [(ending, stored) for ending, stored in found if stored is not None]
+    removals = [Remove(stored) for _, stored in there]
+    return [*removals, *remembered(view, (ending for ending, _ in there), now_s)]
+
+
+def _task_changed(step: Step) -> str:
+    """Return the id of the task that a step makes or removes."""
+    match step:
+        case (
+            Create(record=TaskRecord() as task) | Remove(stored=Stored(record=TaskRecord() as task))
+        ):
+            return task.id
+        case _:
+            return ""
 
 
 def _distinct(steps: Iterable[Step]) -> list[Step]:

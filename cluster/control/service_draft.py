@@ -14,6 +14,7 @@ from cluster.control.commands import check_command
 from cluster.control.constraints import check_constraints
 from cluster.control.labels import check_labels
 from cluster.control.reference_lease import checked_lease
+from cluster.control.spread import check_preferences
 from cluster.control.update_draft import HealthDraft, UpdateDraft, health_of, update_of
 from cluster.protocol.errors import InvalidName, InvalidReference, InvalidRequest
 from cluster.protocol.ids import SecretId, VersionNumber, check_name, check_target
@@ -74,6 +75,7 @@ class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     name: str
     references: tuple[ReferenceDraft, ...] = ()
     constraints: tuple[str, ...] = ()
+    placement_prefs: tuple[str, ...] = ()
     replicas: int = 1
     is_global: bool = msgspec.field(default=False, name="global")
     """One task on every node that fits; `replicas` then stands for nothing."""
@@ -107,6 +109,7 @@ def spec_of(draft: ServiceDraft, find_source: FindSource) -> ServiceSpec:
     return ServiceSpec(
         references=references,
         constraints=check_constraints(draft.constraints),
+        placement_prefs=check_preferences(draft.placement_prefs),
         replicas=None if draft.is_global else draft.replicas,
         uid=draft.uid,
         gid=draft.gid,

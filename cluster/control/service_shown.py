@@ -116,6 +116,7 @@ def _spec(spec: ServiceSpec) -> dict[str, JSON]:
     return {
         "references": [_reference(reference) for reference in spec.references],
         "constraints": list(spec.constraints),
+        "placement_prefs": list(spec.placement_prefs),
         "replicas": spec.replicas,
         "global": spec.replicas is None,
         "uid": spec.uid,

@@ -19,6 +19,7 @@ from cluster.control.rollouts import supersede
 from cluster.control.secrets import check_name_free
 from cluster.control.service_draft import ReferenceDraft, ServiceDraft, check_usable, spec_of
 from cluster.control.service_shown import service_shown, tasks_shown, waiting
+from cluster.control.task_history import ended_shown
 from cluster.protocol.errors import (
     Conflict,
     InvalidReference,
@@ -141,8 +142,8 @@ class Services:
             tasks = view.tasks_of_service(service_id)[:TASKS_PER_WRITE]
             steps: list[Step] = [Remove(stored), *(Remove(task) for task in tasks)]
             claim = view.names.get(name_id(Kind.SERVICE, name))
-            if claim is not None:
-                steps.append(Remove(claim))
+            history = view.task_histories.get(service_id)
+            steps.extend(Remove(found) for found in (claim, history) if found is not None)
             return Decision(steps, {"id": service_id, "name": name})
 
         return await self._requests.run_once(
@@ -154,6 +155,12 @@ class Services:
         view = self._requests.store.view
         self._requests.check(principal, Action.SERVICE_TASKS, service_resource(view, name))
         return tasks_shown(view, get_service(view, name).record)
+
+    def ended_tasks(self, principal: Principal, name: str) -> list[dict[str, JSON]]:
+        """Return the tasks of a service that ended last, with the reason, the newest first."""
+        view = self._requests.store.view
+        self._requests.check(principal, Action.SERVICE_TASKS, service_resource(view, name))
+        return ended_shown(view, ServiceId(get_service(view, name).record.id))
 
     def list(
         self, principal: Principal, *, labels: Sequence[str] = (), prefix: str = ""

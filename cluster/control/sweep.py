@@ -127,7 +127,10 @@ def _is_over(node: Stored[NodeRecord], now_s: float, return_grace_s: float) -> b
 
 
 def _statuses(view: View) -> Iterator[Step]:
-    """Forget what was known of tasks and nodes that are gone."""
+    """Forget what was known of tasks, nodes and services that are gone."""
+    for history in view.task_histories.values():
+        if view.services.get(history.record.id) is None:
+            yield Remove(history)
     for task in view.task_statuses.values():
         if view.tasks.get(task.record.id) is None:
             yield Remove(task)

@@ -21,6 +21,7 @@ MAX_INTERVAL_S: Final = 3600.0
 MIN_TIMEOUT_S: Final = 0.1
 MAX_TIMEOUT_S: Final = 300.0
 MAX_RETRIES: Final = 100
+MIN_REPLACE_S: Final = 10.0
 
 
 class HealthDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,6 +33,8 @@ class HealthDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval_s: float = 1.0
     timeout_s: float = 5.0
     retries: int = 3
+    replace_after_s: float = 0.0
+    """How long a task may stay unhealthy before another node is tried; 0: for ever."""
 
 
 class UpdateDraft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,6 +58,9 @@ def health_of(draft: HealthDraft | None) -> Health | None:
     _check_range("timeout of a health check", draft.timeout_s, MIN_TIMEOUT_S, MAX_TIMEOUT_S)
     if not 1 <= draft.retries <= MAX_RETRIES:
         raise InvalidRequest(f"the retries of a health check range from 1 to {MAX_RETRIES}")
+    if draft.replace_after_s:
+        what = "time until an unhealthy task is replaced"
+        _check_range(what, draft.replace_after_s, MIN_REPLACE_S, LONGEST_S)
     if draft.command:
         check_command(draft.command, "a health check")
     if draft.url:
@@ -66,6 +72,7 @@ def health_of(draft: HealthDraft | None) -> Health | None:
         interval_s=draft.interval_s,
         timeout_s=draft.timeout_s,
         retries=draft.retries,
+        replace_after_s=draft.replace_after_s,
     )
 
 
@@ -98,6 +105,7 @@ def health_shown(health: Health | None) -> dict[str, JSON] | None:
         "interval_s": health.interval_s,
         "timeout_s": health.timeout_s,
         "retries": health.retries,
+        "replace_after_s": health.replace_after_s,
     }
 
 

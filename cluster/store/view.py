@@ -37,6 +37,7 @@ from cluster.store.records import (
     RotationRecord,
     SecretRecord,
     ServiceRecord,
+    TaskHistoryRecord,
     TaskRecord,
     TaskStatusRecord,
     VersionedRecord,
@@ -109,6 +110,7 @@ class View:
         self.services = Table[ServiceRecord](Kind.SERVICE)
         self.tasks = Table[TaskRecord](Kind.TASK)
         self.task_statuses = Table[TaskStatusRecord](Kind.TASK_STATUS)
+        self.task_histories = Table[TaskHistoryRecord](Kind.TASK_HISTORY)
         self.receipts = Table[ReceiptRecord](Kind.RECEIPT)
         self.rollouts = Table[RolloutRecord](Kind.ROLLOUT)
         self.rotations = Table[RotationRecord](Kind.ROTATION)

@@ -79,6 +79,7 @@ from cluster.store.records.services import (
     UpdatePolicy,
     task_id,
 )
+from cluster.store.records.task_history import EndedState, EndedTask, TaskHistoryRecord
 
 __all__ = [
     "CHECKPOINT_ID",
@@ -93,6 +94,9 @@ __all__ = [
     "AuthorityRecord",
     "Availability",
     "ClusterRecord",
+    "ConfigRecord",
+    "EndedState",
+    "EndedTask",
     "FailureAction",
     "Health",
     "HeldSpec",
@@ -128,6 +132,7 @@ __all__ = [
     "ServiceRecord",
     "ServiceSpec",
     "TargetState",
+    "TaskHistoryRecord",
     "TaskRecord",
     "TaskState",
     "TaskStatusRecord",

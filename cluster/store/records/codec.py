@@ -24,6 +24,7 @@ from cluster.store.records.members import (
 from cluster.store.records.rotations import RotationRecord
 from cluster.store.records.secrets import ConfigRecord, SecretRecord, SecretValueRecord
 from cluster.store.records.services import ServiceRecord, TaskRecord, TaskStatusRecord
+from cluster.store.records.task_history import TaskHistoryRecord
 
 RECORD_TYPES: dict[Kind, type[Record]] = {
     record.kind: record
@@ -41,6 +42,7 @@ RECORD_TYPES: dict[Kind, type[Record]] = {
         ServiceRecord,
         TaskRecord,
         TaskStatusRecord,
+        TaskHistoryRecord,
         ReceiptRecord,
         RolloutRecord,
         RotationRecord,

@@ -25,6 +25,7 @@ class Kind(StrEnum):
     SERVICE = "service"
     TASK = "task"
     TASK_STATUS = "task-status"
+    TASK_HISTORY = "task-history"
     RECEIPT = "receipt"
     ROLLOUT = "rollout"
     ROTATION = "rotation"

@@ -23,6 +23,8 @@ class NodeRecord(Record, frozen=True, kw_only=True):
     name: str
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     availability: Availability = Availability.ACTIVE
+    availability_by: str = ""
+    """Who said so last, for the tasks that it moves."""
     revoked_at: float | None = None
     """Set by `node rm`: no session, no renewal, no return after it."""
     created_at: float

@@ -88,6 +88,8 @@ class Health(msgspec.Struct, frozen=True):
     interval_s: float = 1.0
     timeout_s: float = 5.0
     retries: int = 3
+    replace_after_s: float = 0.0
+    """How long a task may stay unhealthy before another node is tried; 0: for ever."""
 
 
 class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     references: tuple[SecretReference, ...] = ()
     constraints: tuple[str, ...] = ()
     """`node.labels.KEY==VALUE`, `node.name!=VALUE`, ...: all must hold."""
+    placement_prefs: tuple[str, ...] = ()
+    """`spread=node.labels.KEY`, ...: new tasks go evenly over a label's values."""
     replicas: int | None = 1
     """None: global, one task on every node that fits."""
     uid: int = 65534

@@ -1,5 +1,6 @@
 """`strongroom service`: from flags to a draft, and what is printed."""
 
+import json
 from typing import Any
 
 import pytest
@@ -126,6 +127,14 @@ def test_wrong_usage_exits_2_before_anything_is_sent(
             ["--constraint-add", "node.name==n1", "--constraint-rm", "node.labels.zone==a"],
             {"constraints": ["node.name==n1"]},
         ),
+        (
+            ["--placement-pref", "spread=node.labels.zone"],
+            {"placement_prefs": ["spread=node.labels.zone"]},
+        ),
+        (
+            ["--placement-pref-add", "spread=node.labels.rack"],
+            {"placement_prefs": ["spread=node.labels.rack"]},
+        ),
         (["--label-add", "a=b", "--label-rm", "team"], {"labels": {"a": "b"}}),
         (["--on-change-rm"], {"on_change": None}),
         (["--on-change-signal", "USR1"], {"on_change": {"signal": "USR1"}}),
@@ -140,6 +149,15 @@ def test_update_keeps_what_no_flag_names(
     assert (done.code, done.out) == (0, "spec 2 on 1 of 1 node in 1.2 s\n")
     sent = manager.asked[1].json
     assert sent == {"spec": {"name": "web", **SPEC, **changes}, "expected_spec_number": 1}
+
+
+def test_a_preference_is_taken_away(run: Run, manager: Canned, context: Context) -> None:
+    answering(manager)
+    prefs = ["spread=node.labels.zone", "spread=node.labels.rack"]
+    shown = {**SERVICE, "spec": {**SPEC, "placement_prefs": prefs}}
+    manager.on("GET /v1/services/web", (200, shown))
+    assert run("service", "update", "web", "--placement-pref-rm", prefs[0]).code == 0
+    assert manager.asked[1].json["spec"]["placement_prefs"] == prefs[1:]
 
 
 def test_update_of_a_global_service_sends_no_number(
@@ -204,6 +222,8 @@ def test_update_with_rollback_is_a_rollback(run: Run, manager: Canned, context: 
         ["--secret-rm", "db"],
         ["--constraint-rm", "node.name==n1"],
         ["--label-rm", "team"],
+        ["--placement-pref-add", "spread=node.labels.zone"],
+        ["--placement-pref-rm", "spread=node.labels.zone"],
         ["--on-change-rm"],
         ["--health-none"],
         ["--on-change-timeout", "3s"],
@@ -232,18 +252,26 @@ def test_ls_and_ps(run: Run, manager: Canned, context: Context) -> None:
         {**task, **failing, "references": [{**mounted, "since": "now"}]},
         {**task, "health": "", "health_detail": "", "references": []},
     ]
-    manager.on("GET /v1/services/web/tasks", (200, {"tasks": tasks}))
+    ended = {**task, "node": "n2", "desired_state": "orphaned", "references": [], "health": ""}
+    ended |= {"since": "then", "error": "", "reason": "node n2 is down"}
+    manager.on("GET /v1/services/web/tasks", (200, {"tasks": tasks, "ended": [ended]}))
     assert run("service", "ps", "web").out.splitlines() == [
         (
-            "NODE  NODE STATE  DESIRED  SECRET  TARGET  VERSION  MOUNTED  SINCE  HEALTH"
-            "                    ERROR"
+            "NODE  NODE STATE  DESIRED   SECRET  TARGET  VERSION  MOUNTED  SINCE  HEALTH"
+            "                    ERROR  REASON"
         ),
         (
-            "n1    ready       running  db      pw      3        2        now    unhealthy:"
-            " exit status 3  full"
+            "n1    ready       running   db      pw      3        2        now    unhealthy:"
+            " exit status 3  full   -"
         ),
         (
-            "n1    ready       running  -       -       -        -        -      -         "
-            "                full"
+            "n1    ready       running   -       -       -        -        -      -         "
+            "                full   -"
+        ),
+        (
+            "n2    ready       orphaned  -       -       -        -        then   -         "
+            "                -      node n2 is down"
         ),
     ]
+    assert run("service", "ps", "web", "-q").out == "n1\nn1\n"
+    assert json.loads(run("service", "ps", "web", "--format", "json").out) == [*tasks, ended]
