@@ -13,6 +13,7 @@ import msgspec
 
 from agent.mounts import MountKind
 from cluster.protocol.errors import InvalidRequest
+from cluster.protocol.loopback import LoopbackUrl, parse_loopback_url
 from cluster.protocol.supervisor import Supervisor
 
 DEFAULT_DATA_DIRECTORY = Path("/var/lib/strongroom-agent")
@@ -39,12 +40,16 @@ class AgentConfig:
     size_bytes: int = _DEFAULT_SIZE_BYTES
     """Of each kernel mount; an update needs room for the old and the new files together."""
     inodes: int = _DEFAULT_INODES
+    metrics_listen: str | None = None
+    """A loopback HOST:PORT for /metrics, open to anybody on this machine; None: nowhere."""
 
     def __post_init__(self) -> None:
         if self.mounts is MountKind.GIVEN and self.given_root is None:
             raise InvalidRequest("given volumes need --given-root: each service's is below it")
         if self.size_bytes <= 0 or self.inodes <= 0:
             raise InvalidRequest("size_bytes and inodes must be positive")
+        if self.metrics_listen is not None:
+            loopback(self.metrics_listen)
 
     @property
     def mount_root(self) -> Path:
@@ -61,6 +66,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     managers: tuple[str, ...] | None = None
     size_bytes: int | None = None
     inodes: int | None = None
+    metrics_listen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class Overrides:
     given_root: Path | None = None
     socket_root: Path | None = None
     managers: tuple[str, ...] | None = None
+    metrics_listen: str | None = None
 
 
 def supervisor() -> Supervisor:
@@ -93,7 +100,21 @@ def load(overrides: Overrides, file: Path | None = None) -> AgentConfig:
         managers=overrides.managers or stored.managers or (),
         size_bytes=default.size_bytes if stored.size_bytes is None else stored.size_bytes,
         inodes=default.inodes if stored.inodes is None else stored.inodes,
+        metrics_listen=overrides.metrics_listen or stored.metrics_listen,
     )
+
+
+def loopback(text: str) -> LoopbackUrl:
+    """Return the address in `HOST:PORT`, or raise InvalidRequest: only this machine may reach
+    it.
+    """
+    try:
+        found = parse_loopback_url(f"http://{text}")
+    except InvalidRequest:
+        found = None
+    if found is None or found.authority != text:
+        raise InvalidRequest("metrics_listen takes a loopback HOST:PORT, like 127.0.0.1:7447")
+    return found
 
 
 def _read(file: Path) -> _File:

@@ -43,6 +43,14 @@ class Lease:
         lease_s = self._granted.lease_s if file.lease_s is None else file.lease_s
         return now_s < self._granted.sent_s + lease_s
 
+    def left_s(self, now_s: float) -> float | None:
+        """Return how long the node's own lease still runs, below 0 once it ran out; None: none was
+        granted.
+        """
+        if self._granted is None:
+            return None
+        return self._granted.sent_s + self._granted.lease_s - now_s
+
     def ask(self, link: int, now_s: float) -> int:
         """Return the number of a request sent over `link` now."""
         self._number += 1

@@ -15,16 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
-import msgspec
 import structlog
 
 from agent import durable, effects
 from agent.certificate_desk import CertificateDesk
 from agent.client import Closed, Connected, Event, Links, Received
 from agent.config import AgentConfig
+from agent.counted import Counted, Standing
 from agent.health_checks import HealthChecks
 from agent.identity import DataDirectory
-from agent.lease import Grant
+from agent.lease_file import LeaseFile
 from agent.mount_table import MountTable
 from agent.mounts import MountKind
 from agent.on_change import OnChange
@@ -32,6 +32,7 @@ from agent.service_command import ServiceCommands
 from agent.service_desk import ServiceDesk
 from agent.session import Session
 from agent.session_state import HelloFacts
+from agent.watching import Watching, standing_of
 from agent.workload_socket import ControlServer, ServiceDescription, WorkloadServer
 from cluster.pki.node_envelope import NodeKeys
 from cluster.pki.renewal import renew_at
@@ -56,14 +57,6 @@ _RENEWAL_PAUSE: Final = timedelta(seconds=10)
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class _StoredLease(msgspec.Struct, frozen=True):
-    """The lease of the process before, good for one boot."""
-
-    boot_id: str
-    sent_s: float
-    lease_s: float
-
-
 class Agent:
     """One node's agent. `run` is the whole of its life."""
 
@@ -78,7 +71,8 @@ class Agent:
         self._data = DataDirectory(config.data_dir)
         self._table = MountTable(config)
         self._boot_id = _BOOT_ID.read_text().strip()
-        self._lease_file = config.run_dir / "lease.json"
+        self._lease_file = LeaseFile(config.run_dir / "lease.json", self._boot_id)
+        self._counted = Counted()
         self._last_error = ""
         self._sockets: dict[str, tuple[int, int]] = {}
         """Which services have a workload socket, and whose it is."""
@@ -142,8 +136,10 @@ class Agent:
         )
         # First of all: what the lease no longer covers goes before anybody is answered.
         await self._carry_out(self._session.on_tick(self._clock.boottime_s()))
+        watching = Watching(self._config.metrics_listen, self._counted, self._standing)
         try:
             await control.start()
+            await watching.start()
             await self._open_sockets()
             suites = [key.suite for key in self._envelope_keys.public_keys()]
             log.info("agent.started", node_id=self._links.identity.id.subject, envelope=suites)
@@ -157,6 +153,7 @@ class Agent:
             await self._links.close_all()
             await self._workloads.close_all()
             await control.close()
+            await watching.close()
         log.info("agent.stopped")
 
     async def _turn(self) -> None:
@@ -182,6 +179,7 @@ class Agent:
     def _take_in(self, event: Event, now_s: float) -> list[effects.Effect]:
         match event:
             case Connected(link):
+                self._counted.connected += 1
                 return self._session.on_connected(link, now_s)
             case Received(link, message):
                 return self._session.on_message(link, message, now_s)
@@ -210,6 +208,7 @@ class Agent:
                 await self._apply(effect)
             case effects.WipeLapsed(services):
                 log.warning("lease.lapsed", services=[service.name for service in services])
+                self._counted.lapsed += 1
                 self._table.wipe_lapsed(services)
                 self._follow_health(without={service.service_id for service in services})
             case effects.WipeAll(reason):
@@ -221,8 +220,7 @@ class Agent:
             case effects.SaveHighest(revision):
                 self._data.save_highest(revision)
             case effects.SaveLease(granted):
-                stored = _StoredLease(self._boot_id, granted.sent_s, granted.lease_s)
-                durable.write(self._lease_file, msgspec.json.encode(stored))
+                self._lease_file.save(granted)
             case effects.StoreManagers(managers, join_addresses):
                 self._store_managers(managers, join_addresses)
             case effects.StoreCertificate(certificate):
@@ -235,6 +233,7 @@ class Agent:
                 log.info("link.closing", link=link, reason=reason)
                 await self._links.close(link)
             case effects.Reconnect(delay_s, reason):
+                self._counted.lost += 1
                 log.info("session.lost", reason=reason, retry_in_s=round(delay_s, 2))
                 self._links.open(delay_s)
             case effects.Report(error):
@@ -244,7 +243,10 @@ class Agent:
 
     async def _apply(self, work: effects.Apply) -> None:
         self._certificates.follow(work.services, self._clock.boottime_s())
+        began_s = self._clock.monotonic_s()
         outcome = self._table.apply(work.services, work.values, self._envelope_keys)
+        took_s = self._clock.monotonic_s() - began_s
+        self._counted.applied(took_s, self._clock.boottime_s())
         await self._open_sockets()
         log.info(
             "assignments.applied",
@@ -344,20 +346,9 @@ class Agent:
             facts,
             self._data.load_highest(),
             self._table.mounted.values(),
-            self._load_lease(),
+            self._lease_file.load(),
             lambda: self._entropy.uniform(0.0, 1.0),
         )
-
-    def _load_lease(self) -> Grant | None:
-        """Return what a process before this one was granted in this boot."""
-        content = durable.read(self._lease_file)
-        try:
-            stored = msgspec.json.decode(content or b"", type=_StoredLease)
-        except msgspec.MsgspecError:
-            return None
-        if stored.boot_id != self._boot_id:
-            return None
-        return Grant(stored.sent_s, stored.lease_s)
 
     def _plan_renewal(self, not_before: datetime, not_after: datetime) -> datetime:
         planned = renew_at(not_before, not_after, self._entropy.uniform(0.0, 1.0))
@@ -388,6 +379,14 @@ class Agent:
             "certificate_faults": sorted(self._table.certificate_faults.values()),
             "last_error": self._last_error,
         }
+
+    def _standing(self) -> Standing:
+        certificate_left = self._links.identity.validity[1] - self._clock.now()
+        return standing_of(
+            self._session, self._table.mounted, self._counted, self._clock.boottime_s(),
+            certificate_left_s=certificate_left.total_seconds(),
+            certificate_faults=len(self._table.certificate_faults),
+        )  # fmt: skip
 
     def _report(self, error: ClusterError) -> None:
         self._last_error = f"{error.code}: {error.message}"

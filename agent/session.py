@@ -114,6 +114,15 @@ class Session:
         """Return whether a file may be handed out now: not one that its lease no longer covers."""
         return self._lease.covers(file, now_s)
 
+    def lease_left_s(self, now_s: float) -> float | None:
+        """Return how long the node's lease still runs; None: there is none."""
+        return self._lease.left_s(now_s)
+
+    @property
+    def files_lapsed(self) -> int:
+        """How many files a lapse has taken away."""
+        return len(self._wiped)
+
     # --- events ---------------------------------------------------------------------------------
 
     def on_connected(self, link: int, now_s: float) -> _Todo:

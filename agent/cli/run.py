@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="a manager's session listener (repeatable; default: what the managers say)",
     )
+    parser.add_argument(
+        "--metrics-listen", metavar="HOST:PORT", help="metrics, on loopback only (default: none)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         given_root=arguments.given_root,
         socket_root=arguments.socket_root,
         managers=tuple(arguments.manager) if arguments.manager else None,
+        metrics_listen=arguments.metrics_listen,
     )
     checks = harden_process()
     try:
