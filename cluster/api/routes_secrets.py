@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded, labels_of
+from cluster.control.configs import refuse_templating
 from cluster.control.rollout_policy import PolicyChange
 from cluster.control.secrets import Secrets
 from cluster.control.version_terms import VersionTerms
@@ -46,10 +47,12 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
         overlap_s: float | None = None,
         expires_in_s: float | None = None,
         expires_at: str | None = None,
+        template_driver: str | None = None,
     ) -> Response:
         """Create a secret; the body is its first version's value, the labels are
-        `label=KEY=VALUE`."""
+        `label=KEY=VALUE`. A `template_driver` is refused."""
         context = await edge.context(request)
+        refuse_templating(template_driver)
         value = SecretBytes(await request.body())
         terms = VersionTerms(keep, overlap_s, expires_in_s, expires_at)
         answer = await secrets.create(context, name, labels_of(label), value, terms)

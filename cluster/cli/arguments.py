@@ -69,9 +69,29 @@ class _Said(argparse.Action):
         setattr(namespace, f"{self.dest}_said", True)
 
 
+class _Refused(argparse.Action):
+    """Ends with the reason in `const`: a flag that people know from elsewhere."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        _namespace: argparse.Namespace,
+        _values: object,
+        _option: str | None = None,
+    ) -> None:
+        parser.error(str(self.const))
+
+
 def verbs_of(parser: Parser) -> "argparse._SubParsersAction[Parser]":
     """Return where a noun's verbs are added."""
     return parser.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True)
+
+
+def refuse_flag(parser: Parser, flag: str, reason: str) -> None:
+    """Add a flag that is always refused, with the reason, rather than called unknown."""
+    parser.add_argument(
+        flag, action=_Refused, const=reason, metavar="NAME", help=f"refused: {reason}"
+    )
 
 
 def add_connection(parser: Parser) -> None:

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "status": ("cluster.cli.status", "managers, leader, agents, and what is unhealthy or weak"),
     "doctor": ("cluster.cli.doctor", "what this machine's manager can protect, check by check"),
     "secret": ("cluster.cli.secret", "create, rotate, list and remove secrets"),
+    "config": ("cluster.cli.config", "files for services that are no secrets: create, list, read"),
     "service": ("cluster.cli.service", "say which service gets which secrets, and where"),
     "rollout": ("cluster.cli.rollout", "how changes go out: list, wait, pause, resume, take back"),
     "node": ("cluster.cli.node", "nodes: list, label, drain, remove"),

@@ -9,6 +9,7 @@ from cluster.cli.arguments import (
     add_labels,
     add_waiting,
     label_filter,
+    refuse_flag,
     verbs_of,
 )
 from cluster.cli.connection import connect, path_of
@@ -41,6 +42,11 @@ def add_commands(parser: Parser) -> None:
     add_terms(create, keep=True)
     add_generation(create)
     add_schedule(create)
+    refuse_flag(
+        create,
+        "--template-driver",
+        "templates are not supported; render the value before you store it",
+    )
     add_waiting(create)
     add_connection(create)
     create.set_defaults(run=_create)

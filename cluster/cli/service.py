@@ -21,7 +21,6 @@ _COLUMNS = (
     ("NAME", "name"),
     ("TASKS", "tasks"),
     ("SECRETS", "secrets"),
-    ("CONFIGS", "configs"),
     ("CONSTRAINTS", "constraints"),
     ("SPEC", "spec_number"),
     ("UPDATED", "updated_at"),
@@ -131,7 +130,10 @@ def _spec(answer: answers.Answer) -> str:
 def _list(args: Namespace) -> int:
     services = answers.rows(connect(args).get("/v1/services"), "services")
     rows = services if args.format == "json" else [{**row, **_summary(row)} for row in services]
-    print_rows(args, rows, _COLUMNS)
+    columns = list(_COLUMNS)
+    if any(row.get("configs") for row in rows):
+        columns.insert(columns.index(("SECRETS", "secrets")) + 1, ("CONFIGS", "configs"))
+    print_rows(args, rows, columns)
     return ExitCode.DONE
 
 
@@ -172,10 +174,15 @@ def _summary(service: answers.Answer) -> answers.Answer:
 def _by_reference(tasks: list[answers.Answer]) -> list[answers.Answer]:
     """Return a row for each reference of each task; a task without any keeps its own row."""
     return [
-        {**task, **one, "health": _health(task)}
+        {**task, **one, **_named(one), "health": _health(task)}
         for task in tasks
         for one in (answers.rows(task, "references") or [{}])
     ]
+
+
+def _named(one: answers.Answer) -> answers.Answer:
+    """Return what a row calls its source: a secret may have the name of a config."""
+    return {"source": f"{one.get('source')} (config)"} if one.get("config") else {}
 
 
 def _health(task: answers.Answer) -> object:

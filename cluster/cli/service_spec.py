@@ -3,12 +3,17 @@
 Says only what was asked for; what a manager defaults or refuses is the manager's business.
 """
 
-from argparse import ArgumentTypeError, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from argparse import BooleanOptionalAction, Namespace
+from collections.abc import Mapping
 
 from cluster.cli.answers import Answer, nested, rows, texts
 from cluster.cli.arguments import Parser, add_labels, count, duration, user_id
+from cluster.cli.references import (
+    add_reference_changes,
+    add_reference_flags,
+    changed_references,
+    given_references,
+)
 from cluster.cli.update_flags import (
     add_health_flags,
     add_policy_flags,
@@ -17,65 +22,21 @@ from cluster.cli.update_flags import (
 )
 from cluster.protocol.errors import InvalidRequest
 
-_REFERENCE_FIELDS: Final = (
-    "source", "target", "uid", "gid", "mode", "version", "on-lease-loss", "lease",
-)  # fmt: skip
-_READ: Final[Mapping[str, Callable[[str], object]]] = {
-    "uid": user_id,
-    "gid": user_id,
-    "lease": duration,
-}
-_CALLED: Final = {"on-lease-loss": "on_lease_loss", "lease": "lease_s"}
-"""What a draft calls a field, where that differs."""
 
-
-def reference(text: str) -> Answer:
-    """Return the reference in `NAME` or `source=NAME,target=FILE,uid=,gid=,mode=,version=`.
-
+def add_spec_flags(parser: Parser) -> None:
+    """Add the flags of `service create` and `service update`."""
+    add_reference_flags(parser)
+    parser.add_argument(
+        "--constraint",
+        action="append",
+        metavar="EXPR",
+        help="where tasks may run: node.labels.KEY==VALUE, node.name!=NAME; repeatable, all hold",
+    )
     parser.add_argument(
         "--placement-pref",
         action="append",
         metavar="spread=node.labels.KEY",
         help="spread new tasks evenly over a label's values; repeatable, the next one within each",
-    )
-    A bare `previous` asks for the version before as well.
-    """
-    if "=" not in text and "," not in text:
-        return {"source": text}
-    fields: Answer = {}
-    for part in text.split(","):
-        if part == "previous" and part not in fields:
-            fields[part] = True
-            continue
-        key, equals, value = part.partition("=")
-        if key not in _REFERENCE_FIELDS or not equals or not value or key in fields:
-            raise ArgumentTypeError(
-                f"reads NAME, or source=NAME with any of {', '.join(_REFERENCE_FIELDS[1:])}, "
-                "previous, each once"
-            )
-        fields[key] = _READ.get(key, str)(value)
-    if "source" not in fields:
-        raise ArgumentTypeError("names no source; it reads source=NAME,target=FILE")
-    return {_CALLED.get(key, key): value for key, value in fields.items()}
-
-
-def add_spec_flags(parser: Parser) -> None:
-    """Add the flags of `service create` and `service update`."""
-    parser.add_argument(
-        "--secret",
-        type=reference,
-        action="append",
-        metavar="SECRET",
-        help="a secret's name, or source=NAME,target=FILE,uid=N,gid=N,mode=0440,"
-        "version=primary|N,on-lease-loss=keep|wipe,lease=5m,previous; repeatable",
-    )
-    parser.add_argument(
-        "--constraint",
-        action="append",
-        metavar="EXPR",
-    for flag in ("--placement-pref-add", "--placement-pref-rm"):
-        parser.add_argument(flag, action="append", default=[], metavar="spread=node.labels.KEY")
-        help="where tasks may run: node.labels.KEY==VALUE, node.name!=NAME; repeatable, all hold",
     )
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument("--replicas", type=count, metavar="N", help="tasks, each on its own node")
@@ -94,10 +55,6 @@ def add_spec_flags(parser: Parser) -> None:
     on_change = parser.add_mutually_exclusive_group()
     on_change.add_argument(
         "--on-change-signal", metavar="NAME", help="signal sent after a swap: HUP, USR1, ..."
-    if args.placement_pref_add or args.placement_pref_rm:
-        present = texts(draft, "placement_prefs") if "placement_prefs" in draft else ()
-        kept = [text for text in present if text not in args.placement_pref_rm]
-        draft["placement_prefs"] = [*dict.fromkeys((*kept, *args.placement_pref_add))]
     )
     on_change.add_argument(
         "--on-change-command",
@@ -113,24 +70,11 @@ def add_spec_flags(parser: Parser) -> None:
 
 def add_change_flags(parser: Parser) -> None:
     """Add the flags that change the present spec instead of replacing a part of it."""
-    parser.add_argument(
-        "--secret-add",
-        type=reference,
-        action="append",
-        default=[],
-        metavar="SECRET",
-        help="add a reference, or replace the one with its target",
-    )
-    parser.add_argument(
-        "--secret-rm",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="remove the references to a secret, or the one with this target",
-        "placement_prefs": args.placement_pref,
-    )
+    add_reference_changes(parser)
     parser.add_argument("--constraint-add", action="append", default=[], metavar="EXPR")
     parser.add_argument("--constraint-rm", action="append", default=[], metavar="EXPR")
+    for flag in ("--placement-pref-add", "--placement-pref-rm"):
+        parser.add_argument(flag, action="append", default=[], metavar="spread=node.labels.KEY")
     add_labels(parser, "--label-add")
     parser.add_argument("--label-rm", action="append", default=[], metavar="KEY")
     parser.add_argument(
@@ -147,11 +91,13 @@ def draft_of(args: Namespace) -> Answer:
 def changed_spec(name: str, spec: Answer, args: Namespace) -> Answer:
     """Return a draft: the present spec with what the flags replace, then add, then remove."""
     draft = {**spec, **_given(args, spec)}
-    draft["references"] = _changed_references(
-        rows(draft, "references"), args.secret_add, args.secret_rm
-    )
+    draft["references"] = changed_references(rows(draft, "references"), args)
     kept = [text for text in texts(draft, "constraints") if text not in args.constraint_rm]
     draft["constraints"] = [*dict.fromkeys((*kept, *args.constraint_add))]
+    if args.placement_pref_add or args.placement_pref_rm:
+        present = texts(draft, "placement_prefs") if "placement_prefs" in draft else ()
+        kept = [text for text in present if text not in args.placement_pref_rm]
+        draft["placement_prefs"] = [*dict.fromkeys((*kept, *args.placement_pref_add))]
     labels = {**nested(draft, "labels"), **dict(args.label_add)}
     draft["labels"] = {key: value for key, value in labels.items() if key not in args.label_rm}
     if args.on_change_rm:
@@ -179,8 +125,9 @@ def refuse_changes(args: Namespace) -> None:
 def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
     """Return the parts of a spec that flags name."""
     given: Answer = {
-        "references": args.secret,
+        "references": given_references(args, present),
         "constraints": args.constraint,
+        "placement_prefs": args.placement_pref,
         "uid": args.uid,
         "gid": args.gid,
         "labels": dict(args.label) or None,
@@ -209,20 +156,3 @@ def _on_change(args: Namespace, present: object) -> Answer | None:
     if not isinstance(present, dict):
         raise InvalidRequest("--on-change-timeout goes with --on-change-signal or -command")
     return {**present, **timeout}
-
-
-def _changed_references(
-    references: Sequence[Answer], added: Sequence[Answer], removed: Sequence[str]
-) -> list[Answer]:
-    by_target = {_target(one): one for one in references}
-    for name in removed:
-        gone = [target for target, one in by_target.items() if name in {target, one["source"]}]
-        if not gone:
-            raise InvalidRequest(f"the service has no reference to {name}; see `service inspect`")
-        for target in gone:
-            del by_target[target]
-    return [*({**by_target, **{_target(one): one for one in added}}).values()]
-
-
-def _target(one: Answer) -> str:
-    return str(one.get("target") or one["source"])
