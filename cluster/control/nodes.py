@@ -86,7 +86,7 @@ class Nodes:
             revoked = msgspec.structs.replace(stored.record, revoked_at=now_s, join=None)
             tasks = view.tasks_of_node(NodeId(revoked.id))[:TASKS_PER_WRITE]
             reason = f"node {revoked.name} was evicted by {context.principal.name}"
-            endings = [Ending(task.record, reason, EndedState.ORPHANED) for task in tasks]
+            endings = [Ending(task.record, reason, _ended(view, revoked.id)) for task in tasks]
             steps: list[Step] = [
                 Replace(stored, revoked),
                 *(Remove(task) for task in tasks),
@@ -115,6 +115,13 @@ def get_node(view: View, name: str) -> Stored[NodeRecord]:
     if stored is None or stored.record.revoked_at is not None:
         raise NodeNotFound(f"there is no node {name[:64]!r}; see `strongroom node ls`")
     return stored
+
+
+def _ended(view: View, node_id: str) -> EndedState:
+    """Return how the tasks of an evicted node end: is it there to be told?"""
+    status = view.node_statuses.get(node_id)
+    ready = status is not None and status.record.state is NodeState.READY
+    return EndedState.SHUTDOWN if ready else EndedState.ORPHANED
 
 
 def _resource(name: str) -> Resource:

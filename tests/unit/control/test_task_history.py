@@ -68,10 +68,15 @@ async def test_eviction_is_told_in_its_own_transaction(lab: ControlLab) -> None:
     await moved(lab)
     await lab.nodes.remove(lab.context(), "n1")
     why = f"node n1 was evicted by {ADMIN.name}"
-    assert ended(lab) == [("n1", "orphaned", why)]
+    assert ended(lab) == [("n1", "shutdown", why)]
     await lab.settle(lab.duty())
     assert lab.placed("web") == {"n2"}
     assert len(ended(lab)) == 1
+    node = lab.view.node_by_name("n2")
+    assert node is not None
+    await lab.state(node.record.id, NodeState.DOWN)  # type: ignore[arg-type]  # a plain id
+    await lab.nodes.remove(lab.context(), "n2")
+    assert ended(lab)[0][:2] == ("n2", "orphaned")
 
 
 async def test_more_tasks_than_one_eviction_takes(lab: ControlLab) -> None:
