@@ -22,11 +22,12 @@ from cluster.engine.etcd_member import (
     check_version,
     find_etcd,
 )
-from cluster.engine.etcd_peers import fetch_voters
+from cluster.engine.etcd_peers import PeerView, fetch_view
 from cluster.engine.seam import Engine
 from cluster.engine.sqlite import SqliteEngine
 from cluster.engine.sqlite_file import tombstone_of
 from cluster.pki.ca import Authority, issue_engine_certificate
+from cluster.protocol.errors import ClusterError, Unavailable
 from cluster.seal.unlock import SealFileContents
 from cluster.system import Clock, Entropy
 
@@ -34,6 +35,8 @@ EngineKind = Literal["sqlite", "etcd"]
 SQLITE_FILE: Final = "store.db"
 MEMBER_DIR: Final = "member"
 PROBE_S: Final = 1.0
+ANSWER_S: Final = 30.0
+ANSWER_LOOK_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,19 @@ class StartedEngine:
         without a quorum too. Raises Unavailable."""
         if self.member is None:
             return ()
+        return (await self.view_of(self.member.settings.peer_advertise)).voters
+
+    async def view_of(self, peer_address: str) -> PeerView:
+        """Return what the member at host:port says of its cluster. Raises Unavailable."""
+        if self.member is None:
+            raise Unavailable("SQLite has no members")
         settings = self.member.settings
-        return await asyncio.to_thread(
-            fetch_voters,
-            settings.peer_advertise,
-            settings.peer_pem,
-            await asyncio.to_thread(settings.peer_ca_pem.read_bytes),
-        )
+        authority = await asyncio.to_thread(settings.peer_ca_pem.read_bytes)
+        return await asyncio.to_thread(fetch_view, peer_address, settings.peer_pem, authority)
+
+    async def answers(self, peer_address: str) -> bool:
+        """Return whether something listens where a member's peers reach it."""
+        return await _answers(peer_address)
 
     async def stop(self) -> None:
         """Close the engine and end its member."""
@@ -161,6 +170,59 @@ async def start_engine(
     await member.start(initial_cluster or {config.name: config.peer_address}, state)
     etcd = await EtcdEngine.connect(member.settings.socket_path, clock, entropy)
     return StartedEngine(etcd, etcd, member, (identity_fd, authority_fd))
+
+
+async def start_private(
+    config: Config,
+    name: str,
+    clock: Clock,
+    entropy: Entropy,
+    *,
+    cluster_token: str = "",
+    alone: bool = False,
+) -> StartedEngine:
+    """Start a member that no other reaches, and return it.
+
+    `name`: of its directories, beside this manager's own member's. `cluster_token`: for a member
+    without data; etcd names a new cluster after its first member's address and this. `alone`: it
+    drops the other members that its data name.
+    """
+    program = find_etcd(config.etcd)
+    await check_version(program)
+    nowhere = Path(os.devnull)
+    member = EtcdMember(
+        MemberSettings(
+            name=config.name,
+            program=program.resolve(),
+            data_dir=config.engine_dir.resolve() / name,
+            run_dir=config.run_dir.resolve() / name,
+            peer_listen="",
+            peer_advertise=config.peer_address,
+            cluster_token=cluster_token,
+            peer_pem=nowhere,
+            peer_ca_pem=nowhere,
+            private=True,
+            alone=alone,
+        )
+    )
+    await member.start({config.name: config.peer_address}, "new")
+    etcd = await EtcdEngine.connect(member.settings.socket_path, clock, entropy)
+    return StartedEngine(etcd, etcd, member)
+
+
+async def engine_answers(engine: Engine) -> None:
+    """Return once a new engine serves. Raises Unavailable."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            while True:
+                try:
+                    await engine.barrier()
+                except ClusterError:
+                    await asyncio.sleep(ANSWER_LOOK_S)
+                else:
+                    return
+    except TimeoutError:
+        raise Unavailable("etcd does not start; see its log in the run directory") from None
 
 
 def _in_memory(name: str, content: bytes) -> int:

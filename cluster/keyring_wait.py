@@ -12,6 +12,7 @@ from cluster.protocol.errors import ClusterError, IntegrityError, NoQuorum, Unav
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring
 from cluster.store.key_epochs import load_wrapped_keyring
+from cluster.succession import require_no_successor
 
 LOOK_S: Final = 0.2
 
@@ -21,7 +22,8 @@ async def wait_for_keyring(
 ) -> Keyring:
     """Return the keyring as soon as a quorum can be read; `tell` is told what is waited for.
 
-    Raises IntegrityError for a store without one, and for one that does not open.
+    Raises IntegrityError for a store without one, and for one that does not open, PermissionDenied
+    where the cluster has gone on without this manager.
     """
     telling = asyncio.create_task(_tell_waiting(started, tell), name="waiting")
     try:
@@ -30,6 +32,7 @@ async def wait_for_keyring(
                 wrapped = await load_wrapped_keyring(started.engine)
                 break
             except (NoQuorum, Unavailable):
+                await require_no_successor(started)
                 await asyncio.sleep(LOOK_S)
     finally:
         telling.cancel()

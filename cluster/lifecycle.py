@@ -4,6 +4,7 @@
     empty --join--> serving          a further manager
     locked --unlock--> starting --quorum--> serving          every restart
     serving --migrate--> migrating --> serving               on another engine, or as before
+    starting --recover-quorum--> recovering --> serving      alone, or starting as before
 
 A locked manager has no root key, no engine and no listener but its admin socket. What an unlocked
 one runs is `cluster.unlocked`'s business; the process around it is `cluster.manager`'s. Source:
@@ -21,6 +22,7 @@ from cluster.api.routes_admin import (
     InitRequest,
     JoinRequest,
     MigrateRequest,
+    RecoverRequest,
     RenewRequest,
     Step,
     UnlockRequest,
@@ -54,6 +56,7 @@ from cluster.protocol.errors import (
 )
 from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.recovery_directory import RecoveryDirectory
 from cluster.seal.unlock import (
     SealFileContents,
     SealKey,
@@ -65,6 +68,7 @@ from cluster.sockets import bind_tcp
 from cluster.standing import State
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
+from cluster.succession import require_no_successor
 from cluster.system import Clock, Entropy
 from cluster.unlocked import UnlockedManager
 
@@ -169,6 +173,14 @@ class Lifecycle:
         """Move the store to another engine, step by step."""
         return self._changes.migrate(request)
 
+    async def lost_quorum(self) -> dict[str, object]:
+        """Return what this manager can see of a lost quorum."""
+        return await self._changes.lost_quorum()
+
+    def recover_quorum(self, request: RecoverRequest) -> AsyncIterator[Step]:
+        """Make a cluster of this manager alone, step by step."""
+        return self._changes.recover_quorum(request)
+
     async def status(self) -> dict[str, object]:
         """Return what this manager knows of itself, and of the cluster if it serves."""
         own: dict[str, object] = {
@@ -242,13 +254,19 @@ class Lifecycle:
         return contents, seal_key
 
     async def resume(
-        self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
+        self,
+        contents: SealFileContents,
+        seal_key: SealKey,
+        started: StartedEngine,
+        *,
+        wait: bool = True,
     ) -> None:
-        """Serve from an engine; return once it does."""
+        """Serve from an engine; return once it does, or at once with `wait` false."""
         self._started = started
         self._sockets = bind_tcp(self.config.api_listen), bind_tcp(self.config.join_listen)
         self._begin(contents, seal_key, started)
-        await self._until_serving()
+        if wait:
+            await self._until_serving()
 
     def give_up(self) -> None:
         """End the process: there is no engine."""
@@ -275,6 +293,7 @@ class Lifecycle:
                 return
             contents, seal_key = await asyncio.to_thread(open_seal_file, self.config.seal_file, key)
             self._directory.end_founding()  # it may have been cut short after the seal file
+            await asyncio.to_thread(RecoveryDirectory(self.config).settle)
             require_joined(self.config, contents)
             self._step = "starting the engine"
             await asyncio.to_thread(settle_import, self.config)
@@ -308,6 +327,7 @@ class Lifecycle:
         self, contents: SealFileContents, seal_key: SealKey, started: StartedEngine
     ) -> None:
         keyring = await wait_for_keyring(started, contents.root_key, self._tell)
+        await require_no_successor(started)
         await check_followed(self.config, started)
         self._step = "reading the store"
         store = await SealedStore.open(

@@ -33,28 +33,24 @@ from cluster.engine_start import (
     MEMBER_DIR,
     SQLITE_FILE,
     StartedEngine,
+    engine_answers,
     engine_kind,
     has_member_log,
     start_engine,
 )
+from cluster.new_life import NewLife
 from cluster.protocol.errors import ClusterError, Conflict, IntegrityError, Unavailable, WrongEngine
-from cluster.protocol.ids import ID_SIZE, ManagerId, format_id
 from cluster.seal.keyring import Keyring
 from cluster.seal.unlock import SealFileContents
 from cluster.store.key_epochs import load_wrapped_keyring
 from cluster.store.migration import Fingerprint, StoreCopy, fingerprint, successor
-from cluster.store.records import CHECKPOINT_ID, CLUSTER_ID
-from cluster.store.sealed_store import SealedStore
-from cluster.store.start_check import read_tale
-from cluster.store.steps import Replace, Step, Write
+from cluster.store.steps import Step, Write
 from cluster.store.view import View
 from cluster.system import Clock, Entropy
 
 log = structlog.get_logger(__name__)
 
 IMPORT_MARK: Final = "importing"
-ANSWER_S: Final = 30.0
-LOOK_S: Final = 0.1
 
 
 class Tombstone(msgspec.Struct, frozen=True):
@@ -134,7 +130,7 @@ class Migration:
             self.config, "etcd", self.contents, self.clock, self.entropy
         )
         target = self.started.engine
-        await _answers(target)
+        await engine_answers(target)
         yield "reading the store"
         keyring = await self._keyring()
         fresh = successor(keyring, self.entropy)
@@ -164,56 +160,12 @@ class Migration:
     async def _begin_life(self, target: Engine, keyring: Keyring) -> str:
         """Record the store's new life in the copy, once its audit tells what is there; return the
         incarnation."""
-        store = await SealedStore.open(
-            target,
-            keyring,
-            root_key=self.contents.root_key,
-            manager_id=ManagerId(self.contents.manager_id),
-            boot=format_id(self.entropy.token(ID_SIZE)),
-            clock=self.clock,
-            entropy=self.entropy,
-        )
-        try:
-            faults = [*store.view.faults, *(await read_tale(store)).wrong]
-            if faults:
-                raise IntegrityError(
-                    f"stored data of kind {faults[0][0]} failed their integrity check; "
-                    "see docs/how-to/integrity.md"
-                )
-            await store.update(self._new_life)
-            await store.barrier()
-            life = store.incarnation
-            return f"{life.counter}.{life.unique}"
-        finally:
-            await store.close()
+        new = NewLife(self.contents, self.config.peer_address, self.clock, self.entropy)
+        life = await new.begin(target, keyring, self._new_life)
+        return f"{life.counter}.{life.unique}"
 
-    def _new_life(self, view: View) -> Write:
-        now = self.clock.now()
-        cluster = view.cluster.rows[CLUSTER_ID]
-        manager = view.managers.rows[self.contents.manager_id]
-        steps: list[Step] = [
-            Replace(
-                cluster,
-                msgspec.structs.replace(
-                    cluster.record,
-                    incarnation_counter=max(
-                        cluster.record.incarnation_counter + 1, int(now.timestamp())
-                    ),
-                    incarnation_unique=format_id(self.entropy.token(ID_SIZE)),
-                ),
-            ),
-            Replace(
-                manager,
-                msgspec.structs.replace(manager.record, peer_address=self.config.peer_address),
-            ),
-        ]
-        checkpoint = view.audit_checkpoints.get(CHECKPOINT_ID)
-        if checkpoint is not None:
-            # Revisions begin again, and every link that was copied lies behind the checkpoint.
-            steps.append(
-                Replace(checkpoint, msgspec.structs.replace(checkpoint.record, revision=0))
-            )
-        entry = authorize(LOCAL_ROOT, Action.STORE_MIGRATE, Resource("store"), now)
+    def _new_life(self, _view: View, steps: list[Step]) -> Write:
+        entry = authorize(LOCAL_ROOT, Action.STORE_MIGRATE, Resource("store"), self.clock.now())
         entry = msgspec.structs.replace(entry, detail="from sqlite to etcd")
         return Write(tuple(steps), (entry,))
 
@@ -267,21 +219,6 @@ async def _stop(*engines: StartedEngine | None) -> None:
     for engine in engines:
         if engine is not None:
             await engine.stop()
-
-
-async def _answers(engine: Engine) -> None:
-    """Return once a new engine serves. Raises Unavailable."""
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            while True:
-                try:
-                    await engine.barrier()
-                except ClusterError:
-                    await asyncio.sleep(LOOK_S)
-                else:
-                    return
-    except TimeoutError:
-        raise Unavailable("etcd does not start; see its log in the run directory") from None
 
 
 def _unmark(mark: Path) -> None:

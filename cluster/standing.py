@@ -11,4 +11,5 @@ class State(StrEnum):
     STARTING = "starting"
     SERVING = "serving"
     MIGRATING = "migrating"
+    RECOVERING = "recovering"
     FAILED = "failed"

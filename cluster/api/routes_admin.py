@@ -71,6 +71,13 @@ class MigrateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     to: str
 
 
+class RecoverRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Make a cluster of this manager alone."""
+
+    data_may_be_lost: bool
+    """Somebody said that what only the lost managers held may go."""
+
+
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of progress."""
 
@@ -108,6 +115,14 @@ class Admin(Protocol):
 
     async def recover_space(self) -> dict[str, object]:
         """Free space in this manager's engine after its quota was reached."""
+        ...
+
+    async def lost_quorum(self) -> dict[str, object]:
+        """Return what this manager can see of a lost quorum."""
+        ...
+
+    def recover_quorum(self, request: RecoverRequest) -> AsyncIterator[Step]:
+        """Make a cluster of this manager alone, step by step."""
         ...
 
     def migrate(self, request: MigrateRequest) -> AsyncIterator[Step]:
@@ -154,6 +169,17 @@ def routes(admin: Admin) -> APIRouter:
         """Move a single manager's store from SQLite to etcd; answers line by line, and goes on
         when nobody reads them."""
         return _lines(admin.migrate(await decoded(request, MigrateRequest)))
+
+    @router.get("/lost-quorum")
+    async def lost_quorum() -> Response:
+        """Show what this manager can see of a lost quorum, or refuse where there is one."""
+        return json_response(await admin.lost_quorum())
+
+    @router.post("/recover-quorum")
+    async def recover_quorum(request: Request) -> Response:
+        """Make a cluster of this manager alone, after the majority is lost for good; answers line
+        by line, and goes on when nobody reads them."""
+        return _lines(admin.recover_quorum(await decoded(request, RecoverRequest)))
 
     @router.post("/recover-space")
     async def recover_space() -> Response:

@@ -30,6 +30,19 @@ def add_commands(parser: Parser) -> None:
     add_admin_socket(migrate)
     migrate.set_defaults(run=_migrate)
 
+    quorum = verbs.add_parser(
+        "recover-quorum",
+        help="after the majority is lost for good: go on with this manager alone",
+        description="Run as root on one manager that survived and is unlocked (`strongroom unlock "
+        "--detach`). What only the lost managers held is lost, revocations included. Managers "
+        "that are only down, locked or cut off must not be given up: bring them back instead.",
+    )
+    quorum.add_argument(
+        "--yes", action="store_true", help="do not ask; for scripts that have asked"
+    )
+    add_admin_socket(quorum)
+    quorum.set_defaults(run=_recover_quorum)
+
 
 def _recover_space(args: Namespace) -> int:
     answer = admin_socket.call(args.admin_socket, "POST", "/admin/recover-space")
@@ -40,6 +53,12 @@ def _recover_space(args: Namespace) -> int:
             ExitCode.FAILED,
         )
     return ExitCode.DONE
+
+
+def _recover_quorum(args: Namespace) -> int:
+    from cluster.cli.quorum_recovery import recover
+
+    return recover(args)
 
 
 def _migrate(args: Namespace) -> int:

@@ -102,6 +102,7 @@ class Action(StrEnum):
     EVENT_LIST = "event.list"
     STORE_MAINTAIN = "store.maintain"
     STORE_MIGRATE = "store.migrate"
+    QUORUM_RECOVER = "quorum.recover"
     PLACEMENT_CHANGE = "placement.change"
     ROLLOUT_UPDATE = "rollout.update"
     ROTATION_STEP = "rotation.step"
@@ -260,6 +261,7 @@ _WAY_BACK = (
     Action.KEY_ROTATE,
     Action.STORE_MAINTAIN,
     Action.STORE_MIGRATE,
+    Action.QUORUM_RECOVER,
 )
 _DUTIES = (
     Action.PLACEMENT_CHANGE,

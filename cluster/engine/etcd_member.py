@@ -61,6 +61,13 @@ class MemberSettings:
     quota_bytes: int = QUOTA_BYTES
     inherit: tuple[int, ...] = ()
     """Files it takes over open: a PEM in a memfd, named /proc/self/fd/N, lies on no disk."""
+    private: bool = False
+    """No peer reaches it and none lets it in: its peer listener is a socket beside the client's,
+    and it has no certificate."""
+    alone: bool = False
+    """At each start it drops every other member of its cluster. For a copy that is thrown away:
+    what etcd makes of a member that was killed may differ from what a newcomer would learn of it.
+    Source: etcd, disaster recovery."""
 
     @property
     def socket_path(self) -> Path:
@@ -118,21 +125,17 @@ def command_line(
     """Return the member's argv. `initial_cluster`: name -> host:port of all, itself included."""
     client_url = f"unix://{settings.socket_path.name}"
     members = ",".join(f"{name}=https://{peer}" for name, peer in initial_cluster.items())
-    options = {
+    options: dict[str, object] = {
         "name": settings.name,
         "data-dir": settings.data_dir,
-        "listen-peer-urls": f"https://{settings.peer_listen}",
+        "listen-peer-urls": _peer_url(settings),
         "initial-advertise-peer-urls": f"https://{settings.peer_advertise}",
         "listen-client-urls": client_url,
         "advertise-client-urls": client_url,
         "initial-cluster": members,
         "initial-cluster-state": state,
         "initial-cluster-token": settings.cluster_token,
-        "peer-client-cert-auth": "true",
-        "peer-trusted-ca-file": settings.peer_ca_pem,
-        "peer-cert-file": settings.peer_pem,
-        "peer-key-file": settings.peer_pem,
-        "peer-cert-allowed-cn": PEER_NAME,
+        **({} if settings.private else _peer_trust(settings)),
         "heartbeat-interval": 50,
         "election-timeout": 500,
         "pre-vote": "true",
@@ -144,7 +147,25 @@ def command_line(
         "quota-backend-bytes": settings.quota_bytes,
         "logger": "zap",
     }
+    if settings.alone:
+        options["force-new-cluster"] = "true"
     return [str(settings.program), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def _peer_url(settings: MemberSettings) -> str:
+    if settings.private:
+        return f"unix://{settings.name}.peers:0"
+    return f"https://{settings.peer_listen}"
+
+
+def _peer_trust(settings: MemberSettings) -> dict[str, object]:
+    return {
+        "peer-client-cert-auth": "true",
+        "peer-trusted-ca-file": settings.peer_ca_pem,
+        "peer-cert-file": settings.peer_pem,
+        "peer-key-file": settings.peer_pem,
+        "peer-cert-allowed-cn": PEER_NAME,
+    }
 
 
 class EtcdMember:

@@ -1,25 +1,39 @@
 """Who a member's peers are, asked of its peer listener: without a quorum etcd serves no client.
 
-Owns that one question. A member's own view may be old; it serves to tell a person how many managers
-are still missing, and decides nothing. Source: etcd's `/members` handler of the peer listener.
+Owns that one question. A member's own view may be old: it tells a person how many managers are
+still missing, and whose cluster a member belongs to. Source: etcd's `/members` handler of the peer
+listener, which names the cluster in a header.
 """
 
 import http.client
 import json
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.protocol.errors import Unavailable
 
 TIMEOUT_S = 2.0
 ANSWER_LIMIT = 1_000_000
+CLUSTER_HEADER = "X-Etcd-Cluster-ID"
 _OK = 200
 
 
-def fetch_voters(peer_address: str, identity_pem: Path, ca_pem: bytes) -> tuple[str, ...]:
-    """Return host:port of every voter that the member at `peer_address` knows. Blocking.
+@dataclass(frozen=True, slots=True)
+class PeerView:
+    """What one member says of its cluster."""
 
-    `identity_pem`: certificate and key of the engine's own authority. Raises Unavailable.
+    cluster_id: str
+    """etcd's own name of the cluster, hex."""
+    voters: tuple[str, ...]
+    """host:port of every voter."""
+
+
+def fetch_view(peer_address: str, identity_pem: Path, ca_pem: bytes) -> PeerView:
+    """Return what the member at `peer_address` knows. Blocking.
+
+    `identity_pem`: certificate and key of the engine's own authority; only a member that shows one
+    of the same authority is believed. Raises Unavailable.
     """
     host, _, port = peer_address.rpartition(":")
     context = ssl.create_default_context(cadata=ca_pem.decode("ascii"))
@@ -33,11 +47,12 @@ def fetch_voters(peer_address: str, identity_pem: Path, ca_pem: bytes) -> tuple[
         answer = connection.getresponse()
         content = answer.read(ANSWER_LIMIT)
         members = json.loads(content) if answer.status == _OK else {}
-        return tuple(
+        voters = tuple(
             str(member["peerURLs"][0]).removeprefix("https://")
             for member in members
             if not member.get("isLearner")
         )
+        return PeerView(answer.getheader(CLUSTER_HEADER, ""), voters)
     except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
         raise Unavailable("the storage engine does not answer; see the manager's log") from None
     finally:
