@@ -6,24 +6,27 @@ goes on is `rollout_steps`' business, how one task stands `rollout_targets`', an
 a task meanwhile the business of `cluster.store.holds`. Source: DESIGN 6.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 
+from cluster.control.live_records import LiveRecords
 from cluster.control.versions import follows_primary
 from cluster.protocol.ids import (
-    NodeId,
     RolloutId,
     SecretId,
     ServiceId,
-    TaskId,
     VersionNumber,
 )
 from cluster.store.holds import Holds
 from cluster.store.records import (
+    NodeRecord,
     NodeState,
+    NodeStatusRecord,
+    Record,
     RolloutKind,
     RolloutRecord,
     RolloutState,
@@ -38,6 +41,8 @@ from cluster.store.records import (
 from cluster.store.steps import Replace
 from cluster.store.view import Stored, View
 
+R = TypeVar("R", bound=Record)
+
 KEPT: Final = 20
 """Finished rollouts that are remembered."""
 NO_ROLLOUT: Final = "there is no such rollout; finished ones are kept for a while only"
@@ -47,18 +52,24 @@ NO_ROLLOUT: Final = "there is no such rollout; finished ones are kept for a whil
 class Facts:
     """What the state of a rollout is computed from."""
 
-    service: Mapping[ServiceId, ServiceRecord]
-    secret: Mapping[SecretId, VersionedRecord]
+    service: Mapping[str, ServiceRecord]
+    secret: Mapping[str, VersionedRecord]
     """Secrets, and configs, which references mean alike."""
-    running: Mapping[TaskId, TaskRecord]
-    status: Mapping[TaskId, TaskStatusRecord]
+    running: Mapping[str, TaskRecord]
+    status: Mapping[str, TaskStatusRecord]
     settled: frozenset[ServiceId]
     """Services whose tasks all stand where placement wants them, as many as asked for."""
-    ready: frozenset[NodeId] = frozenset()
+    ready: Container[str] = frozenset()
     """Nodes with a session."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Of nodes, by id."""
     holds: Holds = field(default_factory=Holds)
+    near: Callable[[RolloutRecord], Iterable[TaskRecord]] | None = None
+    """Returns the running tasks that a rollout may concern; None: all of them."""
+
+    def tasks_near(self, rollout: RolloutRecord) -> Iterable[TaskRecord]:
+        """Return every running task that a rollout concerns, and maybe others."""
+        return self.running.values() if self.near is None else self.near(rollout)
 
     def spec_of(self, task: TaskRecord) -> ServiceSpec | None:
         """Return the spec a task runs by now: its service's, or the one it is held at."""
@@ -71,21 +82,49 @@ class Facts:
 
 def facts_of(view: View, settled: Iterable[ServiceId] = ()) -> Facts:
     """Return the facts as the view has them; which services are settled only placement knows."""
-    tasks = (stored.record for stored in view.tasks.values())
-    statuses = (stored.record for stored in view.node_statuses.values())
     return Facts(
-        service={ServiceId(s.record.id): s.record for s in view.services.values()},
-        secret={
-            SecretId(s.record.id): s.record
-            for s in (*view.secrets.values(), *view.configs.values())
-        },
-        running={TaskId(t.id): t for t in tasks if t.state is TaskState.RUNNING},
-        status={TaskId(s.record.id): s.record for s in view.task_statuses.values()},
+        service=LiveRecords(lambda i: _record(view.services.get(i)), view.services.__iter__),
+        secret=LiveRecords(
+            lambda i: _record(view.source(SecretId(i))),
+            lambda: iter((*view.secrets, *view.configs)),
+        ),
+        running=LiveRecords(lambda i: _running(view.tasks.get(i)), view.tasks.__iter__),
+        status=LiveRecords(
+            lambda i: _record(view.task_statuses.get(i)), view.task_statuses.__iter__
+        ),
         settled=frozenset(settled),
-        ready=frozenset(NodeId(s.id) for s in statuses if s.state is NodeState.READY),
-        names={stored.record.id: stored.record.name for stored in view.nodes.values()},
+        ready=LiveRecords(lambda i: _ready(view.node_statuses.get(i)), view.node_statuses.__iter__),
+        names=LiveRecords(lambda i: _name(view.nodes.get(i)), view.nodes.__iter__),
         holds=view.holds,
+        near=partial(_near, view),
     )
+
+
+def _record(stored: Stored[R] | None) -> R | None:
+    return stored.record if stored is not None else None
+
+
+def _running(stored: Stored[TaskRecord] | None) -> TaskRecord | None:
+    task = _record(stored)
+    return task if task is not None and task.state is TaskState.RUNNING else None
+
+
+def _ready(stored: Stored[NodeStatusRecord] | None) -> NodeStatusRecord | None:
+    status = _record(stored)
+    return status if status is not None and status.state is NodeState.READY else None
+
+
+def _name(stored: Stored[NodeRecord] | None) -> str | None:
+    return stored.record.name if stored is not None else None
+
+
+def _near(view: View, rollout: RolloutRecord) -> list[TaskRecord]:
+    services = {rollout.service_id} if rollout.service_id is not None else set()
+    if rollout.secret_id is not None:
+        referring = view.services_referring_to(rollout.secret_id)
+        services |= {ServiceId(stored.record.id) for stored in referring}
+    tasks = (stored.record for one in services for stored in view.tasks_of_service(one))
+    return [task for task in tasks if task.state is TaskState.RUNNING]
 
 
 def concerns(rollout: RolloutRecord, task: TaskRecord, facts: Facts) -> bool:

@@ -247,11 +247,15 @@ class SqliteFile:
                 raise Compacted(compacted)
             if at > head:
                 raise InvalidRequest("cannot read at a revision that is not there yet")
+            low, high = bounds(prefix)
+            # One lower bound: of two SQLite seeks by the first, and reads every page before again.
+            if after is not None and after >= low:
+                low = after + b"\0"
             rows = db.execute(
                 "SELECT key, value, created, revision FROM record"
-                " WHERE key >= ? AND key < ? AND key > ? AND revision <= ?"
+                " WHERE key >= ? AND key < ? AND revision <= ?"
                 " AND (superseded IS NULL OR superseded > ?) AND deleted = 0 ORDER BY key LIMIT ?",
-                (*bounds(prefix), after or b"", at, at, limit + 1),
+                (low, high, at, at, limit + 1),
             ).fetchall()
         return Page(tuple(Entry(*row) for row in rows[:limit]), at, len(rows) > limit)
 
