@@ -129,7 +129,8 @@ def _exposure(args: Namespace) -> int:
     if args.format == "json":
         print_json(answer)
     elif args.quiet:
-        for secret in dict.fromkeys(cell(row.get("secret")) for row in rows):
+        secrets = (row for row in rows if not row.get("config"))
+        for secret in dict.fromkeys(cell(row.get("secret")) for row in secrets):
             say(secret)
     else:
         say(f"node         {cell(answer.get('name'))} ({cell(answer.get('id'))})")
@@ -140,8 +141,13 @@ def _exposure(args: Namespace) -> int:
         for other in answers.texts(answer, "same_name"):
             say(f"same name    {other}")
         say("")
-        print_rows(args, rows, _EXPOSURE)
+        print_rows(args, [_named(row) for row in rows], _EXPOSURE)
     return ExitCode.DONE
+
+
+def _named(row: answers.Answer) -> answers.Answer:
+    """Return a row as the table shows it: a config may have the name of a secret."""
+    return {**row, "secret": f"{cell(row.get('secret'))} (config)"} if row.get("config") else row
 
 
 def _evict(args: Namespace) -> int:
@@ -187,7 +193,8 @@ def _wait_for_rotations(
         exposure = _ask(connection, answer)
         if exposure is not None:
             rows = answers.rows(exposure, "receipts")
-            waiting &= {cell(r.get("secret")) for r in rows if r.get("version_state") == "primary"}
+            primary = (r for r in rows if r.get("version_state") == "primary")
+            waiting &= {cell(r.get("secret")) for r in primary if not r.get("config")}
         if waiting and connection.clock.monotonic_s() >= end_s:
             return complain(
                 f"still rotating after {args.timeout:g} s: {', '.join(sorted(waiting))}; it goes "

@@ -2,14 +2,16 @@
 `-q`, exit codes."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.command_line import CommandLine
-from tests.support.running import AgentProcess, RunningCluster, empty_cluster, wait_until
+from tests.support.command_line import RUN_TIMEOUT_S, CommandLine
+from tests.support.lab_place import REPOSITORY
+from tests.support.running import SCRIPTS, AgentProcess, RunningCluster, empty_cluster, wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,38 @@ def typed() -> Iterator[Typed]:
         agent.start()
         wait_until(lambda: admin.json("node", "ls")[0]["state"] == "ready", "n1 is ready")
         yield Typed(cluster, admin, agent, key_file)
+
+
+def typed_on(page: str) -> Iterator[tuple[str, str]]:
+    """Yield each command that a page of docs/how-to has typed, and what it quotes as the answer."""
+    text = (REPOSITORY / "docs" / "how-to" / page).read_text()
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, quoted = part.partition("\n")
+            yield command, quoted
+
+
+def plain(text: str) -> str:
+    """Return an answer without what differs between two runs."""
+    text = re.sub(r"[0-9.]+ m?s$", "TIME", text, flags=re.MULTILINE)
+    return re.sub(r"request [a-z2-7]{26}", "request REQUEST-ID", text)
+
+
+def test_the_page_on_configs_shows_what_happens(typed: Typed) -> None:
+    """Each command, in order, answers as the page quotes, and the file says so too."""
+    admin = typed.admin
+    files = []
+    for command, quoted in typed_on("configs.md"):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} 2>&1"],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            env={**admin.env, "PATH": f"{SCRIPTS}:{admin.env['PATH']}"},
+            cwd=admin.home, timeout=RUN_TIMEOUT_S,
+        )  # fmt: skip
+        assert plain(done.stdout) == plain(quoted), command
+        if re.match(r"strongroom service (create|update|rollback)", command):
+            files.append(typed.agent.read("proxy", "nginx.conf"))
+    assert files == [b"listen 8080;\n", b"listen 9090;\n", b"listen 8080;\n"]
 
 
 def test_a_secret_from_creation_to_removal(typed: Typed) -> None:

@@ -174,3 +174,22 @@ def test_ls_warns_of_what_must_be_rotated(run: Run, manager: Canned, context: Co
     manager.on("GET /v1/secrets", (200, {"secrets": [listed, {**listed, "must_rotate": ""}]}))
     assert run("secret", "ls").err == f"strongroom: secret db {why}\n"
     assert run("secret", "ls", "-q").err == ""
+
+
+def test_configs_of_a_node_are_told_from_secrets(
+    run: Run, manager: Canned, context: Context
+) -> None:
+    """A name alone may be of both; what is to be rotated are secrets."""
+    config = {**ROW, "config": True, "secret_id": "c" * 26}
+    exposed = {**EXPOSURE, "receipts": [{**ROW, "config": False}, config]}
+    manager.on("GET /v1/nodes/n1/exposure", (200, exposed))
+    assert "db (config)" in run("node", "exposure", "n1").out
+    assert run("node", "exposure", "n1", "-q").out == "db\n"
+    # A config of that name stays as it is: nobody waits for its rotation.
+    rotating = {"secret": "db", "versions": [2], "outcome": "rotating", "detail": ""}
+    retired = {**ROW, "config": False, "version_state": "retired"}
+    manager.on("POST /v1/nodes/n1/evict", (200, {**EVICTED, "secrets": [rotating]}))
+    path = f"GET /v1/nodes/{'n' * 26}/exposure"
+    manager.on(path, (200, {**EXPOSURE, "receipts": [retired, config]}))
+    done = run("node", "evict", "n1", "--rotate", "--timeout", "0s")
+    assert (done.code, "still rotating" in done.err) == (0, False)
