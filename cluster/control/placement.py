@@ -164,13 +164,16 @@ class _Plan:
     def add(self, service: ServiceRecord) -> None:
         """Place what a service lacks."""
         kept = self._kept[service.id]
-        candidates = self._candidates(service)
         replicas = service.spec.replicas
+        steady = len(kept.steady) + len(kept.unwell)
+        if replicas is not None and steady >= replicas and not (kept.stranded or kept.unwell):
+            return  # as nearly all: looking at every node for every service would be their product
+        candidates = self._candidates(service)
         if replicas is None:
             for node in candidates:
                 self._place(service, node, "global: the node fits")
             return
-        lacking = max(replicas - len(kept.steady) - len(kept.unwell), 0)
+        lacking = max(replicas - steady, 0)
         chosen = self._choose(service, kept, candidates, lacking)
         missing = lacking - len(chosen)
         for task in kept.stranded[: max(len(kept.stranded) - missing, 0)]:

@@ -44,6 +44,9 @@ DEBOUNCE_S: Final = 0.01
 """Changes that come together are looked at together."""
 DEBOUNCE_PER_TARGET_S: Final = 0.0001
 """A rollout is written whole: the more tasks it has, the more reports go into one write."""
+REST_PER_PLACING: Final = 4.0
+"""Placement looks at everything: it takes a fifth of a manager's time at most, however large that
+is."""
 BACK_OFF_S: Final = 0.2
 LOOK_AGAIN_S: Final = 15.0
 BEAT: Final = timedelta(minutes=5)
@@ -86,6 +89,7 @@ class PlacementDuty:
         self._rollouts = RolloutDuty(store, clock, self._commit)
         self._retirement = Retirement(store, clock, self._commit)
         self._place_due = True
+        self._placing_s = 0.0
         self._next_beat_s = clock.monotonic_s()
         self._next_sweep_s = clock.monotonic_s()
 
@@ -140,7 +144,9 @@ class PlacementDuty:
         except TimeoutError:
             # Managers come and go without a record: silence is looked at now and then.
             self._place_due = True
-        await asyncio.sleep(DEBOUNCE_S + self._rollouts.open_targets * DEBOUNCE_PER_TARGET_S)
+        rest_s = DEBOUNCE_S + self._rollouts.open_targets * DEBOUNCE_PER_TARGET_S
+        await asyncio.sleep(rest_s + self._placing_s * REST_PER_PLACING)
+        self._placing_s = 0.0
         self._changed.clear()
 
     def _notice(self, change: ViewChange) -> None:
@@ -155,7 +161,9 @@ class PlacementDuty:
         self._place_due = False
         view = self._store.view
         services = {stored.record.id: stored for stored in view.services.values()}
+        started_s = self._clock.monotonic_s()
         changes = self._changes(view)
+        self._placing_s = self._clock.monotonic_s() - started_s
         self._settled = {
             service_id: stored.generation
             for service_id, stored in services.items()

@@ -77,7 +77,7 @@ class Retirement:
         self._due = False
         self._look_at_s = 0.0  # if a write fails, the next round looks at everything again
         view = self.store.view
-        secrets = view.secrets.values()
+        secrets = view.secrets_passing()
         open_ones = [stored for stored in secrets if may_settle(stored.record)]
         changed: set[str] = set()
         for piece in _pieces(_changes(view, open_ones, now_s)):

@@ -10,8 +10,10 @@ from cluster.store.records import (
     ReceiptRecord,
     Record,
     RotationRecord,
+    SecretRecord,
     ServiceRecord,
     TaskRecord,
+    VersionState,
 )
 
 Term = tuple[str, str]
@@ -57,5 +59,24 @@ def terms(record: Record) -> Iterable[Term]:
             return tuple(("service.secret", secret_id) for secret_id in secrets)
         case RotationRecord():
             return (("rotation.secret", record.secret_id),)
+        case SecretRecord():
+            return _secret_terms(record)
         case _:
             return ()
+
+
+def _secret_terms(secret: SecretRecord) -> Iterable[Term]:
+    """Return what the duties find a secret by: of a hundred thousand most ask for nothing."""
+    if secret.schedule is not None:
+        yield "secret.scheduled", ""
+    # An enumeration's members are slow to look up.
+    active, primary, retired = VersionState.ACTIVE, VersionState.PRIMARY, VersionState.RETIRED
+    kept = 0
+    for version in secret.versions:
+        ends = version.state is primary and version.expires_at is not None
+        if ends or version.state is active:
+            yield "secret.passing", ""
+            return
+        kept += version.state is retired and not version.destroyed
+    if kept > secret.keep:
+        yield "secret.passing", ""

@@ -203,6 +203,15 @@ class View:
         self.rollouts.check()
         return self._holds
 
+    def secrets_scheduled(self) -> tuple[Stored[SecretRecord], ...]:
+        """Return the secrets that have a schedule."""
+        return self.secrets.pick(self._indexes.get("secret.scheduled", ""))
+
+    def secrets_passing(self) -> tuple[Stored[SecretRecord], ...]:
+        """Return the secrets that time may change: a version is active, expires, or is one too
+        many."""
+        return self.secrets.pick(self._indexes.get("secret.passing", ""))
+
     def rotations_of(self, secret_id: SecretId) -> tuple[Stored[RotationRecord], ...]:
         """Return the rotations of a secret that are under way or remembered."""
         return self.rotations.pick(self._indexes.get("rotation.secret", secret_id))
