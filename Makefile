@@ -85,8 +85,13 @@ test-containers: venv tools ## Build the images and test the lab in containers, 
 	@tools/keep_ownership.sh tools/container_engine.sh $(PY) -m pytest tests/containers $(ARGS)
 
 .PHONY: bench
-bench: venv tools ## Measure; prints a table, writes build/bench/latest.json
+bench: venv tools ## Measure; prints a table, writes build/bench/latest.json (ARGS="--full")
 	@tools/keep_ownership.sh $(PY) -m tests.bench.run $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: venv tools ## Measure beside OpenBao and Docker Swarm, turn by turn (ARGS="--full")
+	@tools/keep_ownership.sh tools/setup_peers.sh
+	@tools/keep_ownership.sh $(PY) -m tests.bench.peers.run $(ARGS)
 
 .PHONY: lint
 lint: venv ## Check style, spelling, layers and the generated docs

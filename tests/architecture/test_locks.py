@@ -8,6 +8,7 @@ import pytest
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 FUZZ_LOCK = "requirements-fuzz.lock"
+PEERS_LOCK = "tests/bench/peers/requirements.lock"
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -21,7 +22,7 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[\[<>=~! ;]", text)[0].lower().replace("_", "-") for text in requirements}
 
 
-@pytest.mark.parametrize("lock", [*LOCKS, FUZZ_LOCK])
+@pytest.mark.parametrize("lock", [*LOCKS, FUZZ_LOCK, PEERS_LOCK])
 def test_every_pin_has_a_hash_and_no_line_names_a_host(root: Path, lock: str) -> None:
     text = (root / lock).read_text()
     assert [name for name, (_, rest) in pins(text).items() if "--hash=sha256:" not in rest] == []

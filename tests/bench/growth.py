@@ -11,7 +11,7 @@ from tests.bench.commands import fill
 from tests.bench.deliveries import Delivery, delivered
 from tests.bench.load import Asked, generating
 from tests.bench.rows import Row, percentile
-from tests.bench.stage import PLACED_NOWHERE, UID, Stage, children_of, processor_s
+from tests.bench.stage import PLACED_NOWHERE, UID, Stage, processor_s
 from tests.support.running import wait_until
 
 FIRST_DELIVERIES = 10
@@ -79,9 +79,7 @@ def _cost(stage: Stage, size: str) -> tuple[float, Row]:
 
 
 def _used(stage: Stage) -> float:
-    managers = [manager.pid for manager in stage.cluster.managers]
-    engines = [child for pid in managers for child in children_of(pid)]
-    return sum(map(processor_s, [stage.agent.pid, *managers, *engines]))
+    return stage.used_s() + processor_s(stage.agent.pid)
 
 
 def _used_while(stage: Stage, seconds: float) -> float:

@@ -53,25 +53,30 @@ def together(stage: Stage) -> list[Row]:
     """Measure 64 callers, spread over the managers."""
     before = term_of(stage.cluster.managers[0])
     with generating(stage.target(), creation("together"), 64, processes=2) as generator:
-        done, put = _rounds(stage, generator)
+        done, put, cost = _rounds(stage, generator)
     elections = term_of(stage.cluster.managers[0]) - before
+    note = f"{cost}; {busyness(done)}"
     p99 = [percentile(one.latencies_ms, 0.99) for one in done]
     return [
-        Row.of(targets.CREATE_MANY, "1/s", [one.rate for one in done], note=busyness(done)),
+        Row.of(targets.CREATE_MANY, "1/s", [one.rate for one in done], note=note),
         Row.of(targets.CREATE_MANY_P99, "ms", p99),
         Row.of("raw engine put of 1 KB, 64 callers", "1/s", put, note="one put a transaction"),
         Row.of("elections under that load", "count", [elections], note="nobody died"),
     ]
 
 
-def _rounds(stage: Stage, generator: Generator) -> tuple[list[Measured], list[float]]:
+def _rounds(stage: Stage, generator: Generator) -> tuple[list[Measured], list[float], str]:
     leader = stage.cluster.leader()
     generator.round(200)  # the first requests of a connection are slower
-    done, put = [], []
+    done: list[Measured] = []
+    put: list[float] = []
+    used_s = 0.0
     for _ in range(stage.size.rounds):
+        before = stage.used_s()
         done.append(generator.round(stage.size.creates))
+        used_s += stage.used_s() - before
         put.append(raw_puts(leader, stage.size.creates, 64))
-    return done, put
+    return done, put, each(used_s, stage.size.creates * len(done))
 
 
 # --- the raw engine -----------------------------------------------------------------------------
@@ -130,5 +135,13 @@ def issued(stage: Stage) -> Row:
     target = Target.with_credential([stage.cluster.leader().api], node)
     with generating(target, Asked("POST", "/v1/issue", body), 32) as generator:
         generator.round(200)
+        before = stage.used_s()
         done = [generator.round(stage.size.issues) for _ in range(stage.size.rounds)]
-    return Row.of(targets.ISSUE, "1/s", [one.rate for one in done], note=busyness(done))
+        cost = each(stage.used_s() - before, stage.size.issues * len(done))
+    rates = [one.rate for one in done]
+    return Row.of(targets.ISSUE, "1/s", rates, note=f"{cost}; {busyness(done)}")
+
+
+def each(used_s: float, count: int) -> str:
+    """Return what a request cost the managers and engines together, as text."""
+    return f"{used_s / count * 1_000:.2f} ms of processor time each"

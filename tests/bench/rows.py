@@ -48,6 +48,12 @@ class Row:
             note=note,
         )
 
+    @classmethod
+    def missing(cls, name: str, why: str) -> Self:
+        """Return the row of what could not be measured here."""
+        load = round(os.getloadavg()[0], 2)
+        return cls(name, "", 0.0, 0.0, 0.0, load, 0, target="", met=None, note=f"not run: {why}")
+
 
 def percentile(samples: Sequence[float], share: float) -> float:
     """Return the sample that `share` of all do not exceed."""

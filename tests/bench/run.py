@@ -20,7 +20,7 @@ from tests.bench.memory import memory
 from tests.bench.published import publish
 from tests.bench.requests import requests
 from tests.bench.rows import Row, as_table, save
-from tests.bench.stage import FULL, QUICK, Size, Stage, stage
+from tests.bench.stage import FULL, QUICK, Size, Stage, end_in_order, stage
 
 LATEST: Final = Path(__file__).parents[2] / "build" / "bench" / "latest.json"
 TOGETHER: Final[dict[str, Callable[[Stage], list[Row]]]] = {
@@ -92,4 +92,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main(sys.argv[1:]))

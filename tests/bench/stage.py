@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +78,12 @@ class Stage:
         """Return what the service reads."""
         return self.agent.read(SERVICE, SECRET)
 
+    def used_s(self) -> float:
+        """Return the processor time that managers and engines took so far."""
+        managers = [manager.pid for manager in self.cluster.managers]
+        engines = [child for pid in managers for child in children_of(pid)]
+        return sum(map(processor_s, [*managers, *engines]))
+
 
 @contextlib.contextmanager
 def stage(size: Size, managers: int = 3, engine: str = "etcd") -> Iterator[Stage]:
@@ -84,6 +92,12 @@ def stage(size: Size, managers: int = 3, engine: str = "etcd") -> Iterator[Stage
         cluster.create_secret(SECRET, os.urandom(VALUE_BYTES))
         cluster.create_service(SERVICE, UID, SECRET)
         yield Stage(cluster, size)
+
+
+def end_in_order() -> None:
+    """Let a polite signal end this process as an error does: what it started is ended first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 def creation(prefix: str) -> Asked:
