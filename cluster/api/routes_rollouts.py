@@ -1,18 +1,22 @@
 """`/v1/rollouts`: how far changes have come, and what to do with one under way."""
 
 import asyncio
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge
+from cluster.control.requests import JSON
 from cluster.control.rollout_actions import RolloutActions
 from cluster.control.rollout_status import RolloutStatus
 from cluster.store.view import ViewChange
 
 WAIT_LIMIT_S = 30.0
 """A long poll ends after this; the caller asks again."""
+REST_PER_TASK_S: Final = 2e-5
+"""Of a task, between two looks of a long poll."""
 
 
 def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIRouter:
@@ -51,6 +55,7 @@ def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIR
                     if progress["done"] or moved or not wait:
                         return edge.answer(progress)
                     await changed.wait()
+                    await asyncio.sleep(_rest_s(progress))
         except TimeoutError:
             return edge.answer(rollouts.inspect(principal, rollout_id))
         finally:
@@ -75,3 +80,10 @@ def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIR
         return edge.answer(answer.body, answer.status)
 
     return router
+
+
+def _rest_s(progress: Mapping[str, JSON]) -> float:
+    """Return how long to wait for reports that come together with the one that came: a look costs
+    as much as there are tasks."""
+    total = progress["total"]
+    return REST_PER_TASK_S * total if isinstance(total, int) else 0.0
