@@ -64,7 +64,7 @@ from cluster.seal.unlock import (
     open_seal_file,
     rewrite_seal_file,
 )
-from cluster.sockets import bind_tcp
+from cluster.sockets import bind_tcp, require_free
 from cluster.standing import State
 from cluster.store.sealed_store import SealedStore
 from cluster.store.start_check import check_against_chains
@@ -121,6 +121,8 @@ class Lifecycle:
             raise InvalidRequest("the engine is sqlite or etcd")
         async with self._moving:
             self._require_empty()
+            if request.engine == "etcd":
+                require_free(self.config.peer_listen)
             founded = await found_store(self.config, request, unlock_key, self.clock, self.entropy)
             self._begin(founded.founding.contents, founded.seal_key, founded.started)
             await self._until_serving()
@@ -137,6 +139,7 @@ class Lifecycle:
             if not self._directory.has_seal_file:
                 self._directory.require_no_data()
                 await asyncio.to_thread(self._directory.remove_unfounded)
+            require_free(self.config.peer_listen)
             joiner = Joiner(self.config, self.entropy)
             yield Step("asking to be let in")
             admitted = await asyncio.to_thread(joiner.ask, token, unlock_key, request.managers)

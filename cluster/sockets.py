@@ -23,6 +23,14 @@ def bind_tcp(address: Address) -> socket.socket:
     return bound
 
 
+def require_free(address: Address) -> None:
+    """Raise Unavailable, naming the port, if something listens there.
+
+    For a port that a child will bind: its failure would be told late, in a log.
+    """
+    bind_tcp(address).close()
+
+
 def bind_admin(path: Path) -> socket.socket:
     """Return a bound unix socket of mode 0600; its directory is of mode 0700 already."""
     path.unlink(missing_ok=True)

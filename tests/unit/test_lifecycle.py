@@ -285,3 +285,19 @@ async def test_port_in_use_is_told_before_any_secret_is_asked_for(config: Config
         pytest.raises(Unavailable, match=str(config.api_listen.port)),
     ):
         Lifecycle(config, SystemClock(), SystemEntropy())
+
+
+async def test_peer_port_in_use_is_told_before_anything_is_founded(config: Config) -> None:
+    """As with a second cluster on one machine that only has other ports for its API."""
+    told = f"{config.peer_listen} cannot be used"
+    with socket.create_server((config.peer_listen.host, config.peer_listen.port)):
+        async with living(config) as life:
+            with pytest.raises(Unavailable, match=told):
+                await life.init(founding(life.new_unlock_key(), engine="etcd"))
+            with pytest.raises(Unavailable, match=told):
+                await _join(life)
+            assert stands(life, State.EMPTY)
+            assert list(config.data_dir.iterdir()) == []
+            # Without peers nobody needs that port.
+            await life.init(founding(life.new_unlock_key()))
+            assert stands(life, State.SERVING)
