@@ -31,11 +31,20 @@ for program in mmdebstrap nsenter unshare setpriv; do
     command -v "$program" >/dev/null || { say "$program is missing; run: apt-get install -y $program"; exit 1; }
 done
 
+cgroups_of() { find /sys/fs/cgroup -depth -type d -path "*/$1*" 2>/dev/null || true; }
+
+remove_cgroups() {
+    local directory
+    cgroups_of "$1" | while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done
+}
+
 clear_leftovers() { # of scripts that were killed: their engines went with them, their directories did not
     local left
     for left in /var/tmp/strongroom-engine.*; do
+        [[ -d $left ]] || continue
         [[ -s $left/owner ]] && kill -0 "$(cat "$left/owner")" 2>/dev/null && continue
         [[ -z $(find "$left" -maxdepth 0 -mmin -1 2>/dev/null) ]] || continue # not yet marked
+        remove_cgroups "strongroom-${left##*.}"
         rm -rf --one-file-system "$left" "/dev/shm/${left##*/}"
     done
 }
@@ -44,31 +53,41 @@ clear_leftovers
 mkdir -p "$cache"
 work=$(mktemp -d /var/tmp/strongroom-engine.XXXXXX)
 echo $$ >"$work/owner"
+chmod 0755 "$work" # apt's unprivileged downloader must get in
 root=$work/root
 memory=/dev/shm/${work##*/}
 mkdir -m 0700 "$memory"
 group=strongroom-${work##*.}
 engine=""
-command=""
+pending=()
+# A program in namespaces of its own. Whoever started it ends: it goes, with all it has started and mounted.
+alone=(setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child)
 
-own_cgroups() { find /sys/fs/cgroup -depth -type d -path "*/$group*" 2>/dev/null || true; }
+start() { "$@" & pending+=($!); } # what must not outlive this script, nor keep it from hearing a signal
+
+finish() { # the oldest that was started
+    local status=0
+    wait "${pending[0]}" || status=$?
+    pending=("${pending[@]:1}")
+    return "$status"
+}
 
 end_engine() {
     trap '' INT TERM HUP
-    if [[ -n $command ]]; then
-        kill -TERM "$command" 2>/dev/null || true
-        wait "$command" 2>/dev/null || true
+    if ((${#pending[@]})); then
+        kill -TERM "${pending[@]}" 2>/dev/null || true
+        wait "${pending[@]}" 2>/dev/null || true
     fi
     if [[ -n $engine ]]; then
         # Process 1 of the pid namespace: the kernel ends everything in it, and takes the mounts away.
         kill -KILL "$engine" 2>/dev/null || true
         wait "$engine" 2>/dev/null || true
     fi
-    local _ directory
+    local _
     for _ in {1..20}; do # what was just ended may be there for a moment
-        while IFS= read -r directory; do rmdir "$directory" 2>/dev/null || true; done < <(own_cgroups)
+        remove_cgroups "$group"
         rm -rf --one-file-system "$memory" "$work" 2>/dev/null || true
-        [[ -e $work || -n $(own_cgroups) ]] || break
+        [[ -e $work || -n $(cgroups_of "$group") ]] || break
         sleep 0.5
     done
 }
@@ -81,14 +100,18 @@ mirror() {
         grep -m 1 -E '/debian/?$' || true
 }
 
-debian() { # name, packages: keep a Debian root as a tar, for a week
-    local file=$cache/$1-$suite.tar
-    [[ -z $(find "$file" -mtime "-$max_age_days" -size +1M 2>/dev/null) ]] || return 0
-    say "making a Debian $suite with $2"
-    mmdebstrap --quiet --format=tar --variant=minbase --include="$2" \
-        --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' "$suite" "$file.new" $(mirror)
-    mv "$file.new" "$file"
+debian() { # name, variant, packages: keep a Debian root as a tar, for a week, by what it is made of
+    local file=$cache/$1-$suite options
+    options=(--format=tar --variant="$2" --include="$3" --dpkgopt='path-exclude=/usr/share/man/*'
+        --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*')
+    file+=-$(sha256sum <<<"${options[*]}" | cut -c1-12).tar
+    if [[ -z $(find "$file" -mtime "-$max_age_days" -size +1M 2>/dev/null) ]]; then
+        say "making a Debian $suite with $3"
+        TMPDIR=$work "${alone[@]}" --mount-proc mmdebstrap --quiet "${options[@]}" "$suite" "$work/$1.tar" $(mirror)
+        find "$cache" -maxdepth 1 -name "$1-$suite*" -delete
+        mv "$work/$1.tar" "$file"
+    fi
+    ln -s "$(realpath "$file")" "$work/$1.tar"
 }
 
 copy_checkout() { # the last commit, as `make test-fresh` does
@@ -101,29 +124,28 @@ copy_checkout() { # the last commit, as `make test-fresh` does
 }
 
 fetch_wheels() { # for the image's Python, whatever this machine's is
-    local wheels=$cache/wheels-$suite lock=$work/lock platform=manylinux key
+    local lock=$work/lock wheels
     awk '/^[A-Za-z0-9]/ { keep = $1 ~ /^(hatchling|packaging|pathspec|pluggy|trove-classifiers)==/ } keep' \
         requirements-dev.lock | cat requirements.lock - >"$lock"
-    key=$(sha256sum "$lock" | cut -c1-32)
-    if [[ ! -e $wheels/.$key ]]; then
+    wheels=$cache/wheels-$suite-$(sha256sum "$lock" | cut -c1-12)
+    if [[ ! -d $wheels ]]; then
         say "fetching wheels"
-        rm -rf "$wheels"
-        local machine platforms=()
+        local machine platform platforms=()
         machine=$(uname -m)
         for platform in manylinux2014 manylinux_2_28 manylinux_2_34; do platforms+=(--platform "${platform}_$machine"); done
-        .venv/bin/python -m pip download --quiet --quiet --disable-pip-version-check --require-hashes --no-deps \
+        start .venv/bin/python -m pip download --quiet --quiet --disable-pip-version-check --require-hashes --no-deps \
             --only-binary=:all: --implementation cp --python-version "$python_of_suite" "${platforms[@]}" \
-            --dest "$wheels" -r "$lock"
-        touch "$wheels/.$key"
+            --dest "$work/wheels" -r "$lock"
+        finish
+        rm -rf "$cache/wheels-$suite"*
+        mv -T "$work/wheels" "$wheels"
     fi
     cp "$wheels"/*.whl "$root$lab/.wheels/"
 }
 
 start_engine() {
-    # setpriv: should this script be killed, unshare goes, and with it process 1 and all it holds.
     # shellcheck disable=SC2016
-    setpriv --pdeathsig KILL unshare --mount --propagation private --net --ipc --uts --pid --fork --kill-child \
-        bash -euc '
+    "${alone[@]}" --net --ipc --uts bash -euc '
         root=$1 group=$2
         mount --bind "$root" "$root"
         mount -t proc proc "$root/proc"
@@ -173,29 +195,26 @@ wait_for_engine() {
     exit 1
 }
 
-debian engine docker.io,docker-compose,iptables,iproute2,ca-certificates &
-engine_root=$!
-debian base python3,python3-venv,ca-certificates &
-base_root=$!
-wait "$engine_root"
-wait "$base_root"
+# The packages of the engine are unpacked, and none of their scripts is run: three names are missing then.
+start debian engine extract bash,coreutils,mount,docker.io,docker-compose,iptables,iproute2
+start debian base minbase python3,python3-venv,ca-certificates
+finish
+finish
 say "unpacking the engine"
-mkdir -p "$root"
-chmod 0755 "$work" "$root"
-tar -C "$root" --exclude='./dev/*' -xf "$cache/engine-$suite.tar"
+mkdir -p "$root"/{proc,sys,dev,run,tmp,mnt}
+chmod 0755 "$root"
+tar -C "$root" --exclude='./dev/*' -xf "$work/engine.tar"
+for name in iptables ip6tables; do ln -sf xtables-nft-multi "$root/usr/sbin/$name"; done
+rm -rf "$root/var/run"
+ln -s ../run "$root/var/run"
 copy_checkout
 fetch_wheels
 write_programs
 start_engine
 wait_for_engine
 say "importing the base image"
-"$work/bin/docker" import - strongroom-base:"$suite" <"$cache/base-$suite.tar" >/dev/null
+"$work/bin/docker" import - strongroom-base:"$suite" <"$work/base.tar" >/dev/null
 
 export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab STRONGROOM_MEMORY=$memory
-# In the background: a signal to this script is then handled at once.
-"$@" <&0 &
-command=$!
-status=0
-wait "$command" || status=$?
-command=""
-exit "$status"
+start "$@" <&0
+finish

@@ -10,6 +10,7 @@ import pytest
 
 from docs.lab.compose.driver import ContainerLab
 
+LEFT = ("m1", "m2")
 JOIN = ("strongroom-agent", "join", "--manager", "m1:7444", "--name")
 SERVICE = (
     *("strongroom", "service", "create", "plain", "--secret", "red-password"),
@@ -26,19 +27,30 @@ def without_m3(lab: ContainerLab) -> Iterator[tuple[str, ...]]:
     assert lost.count("m3-data") == text.count("m3-data") - 1
     (context / "lost.yml").write_text(lost)
     compose = ("docker-compose", "--project-name", "lost", "--file", "lost.yml")
-    yield compose
-    lab.engine.run(*compose, "down", "--volumes", "--timeout", "2")
+    try:
+        lab.engine.run(*compose, "up", "--detach", "--no-build", *LEFT)
+        yield compose
+    finally:
+        lab.engine.run(*compose, "down", "--volumes", "--timeout", "0")
 
 
 def test_bootstrap_founds_nothing_while_a_manager_is_missing(
     lab: ContainerLab, without_m3: tuple[str, ...]
 ) -> None:
-    program = ("python3", "/opt/strongroom/lab/bootstrap.py", "--patience", "8")
-    said = lab.engine.run(*without_m3, "run", "--rm", "bootstrap", *program, check=False)
-    assert "manager m3 does not answer on its admin socket; nothing was changed" in said
-    for manager in ("m1", "m2"):
+
+    def state(manager: str) -> str:
         words = ("exec", "-T", manager, "strongroom", "status", "--admin-socket", "-q")
-        assert lab.engine.run(*without_m3, *words).strip() == "empty"
+        return lab.engine.run(*without_m3, *words, check=False).strip()
+
+    lab.wait_until(
+        "both are up", lambda: [state(manager) for manager in LEFT] == ["empty", "empty"]
+    )
+    program = ("python3", "/opt/strongroom/lab/bootstrap.py", "--patience", "1")
+    said = lab.engine.run(
+        *without_m3, "run", "--rm", "--no-deps", "bootstrap", *program, check=False
+    )
+    assert "manager m3 does not answer on its admin socket; nothing was changed" in said
+    assert [state(manager) for manager in LEFT] == ["empty", "empty"]
 
 
 def worker_token(lab: ContainerLab) -> bytes:
@@ -75,11 +87,28 @@ def test_node_with_a_spent_token_says_what_to_do(lab: ContainerLab) -> None:
 
 def test_volume_on_a_disk_gets_no_secret(lab: ContainerLab) -> None:
     with node_with_plain_volume(lab) as volume:
-        created = lab.shell.look(*SERVICE, "--timeout", "10s")
-        assert created.code != 0
-        (task,) = lab.shell.ask("strongroom", "service", "ps", "plain")
-        assert "not a tmpfs" in task["error"]
+        assert lab.shell.look(*SERVICE, "--timeout", "2s").code != 0
+
+        def told() -> bool:
+            (task,) = lab.shell.ask("strongroom", "service", "ps", "plain")
+            return "not a tmpfs" in task["error"]
+
+        lab.wait_until("the task says what is wrong", told)
         assert list(volume.iterdir()) == []
+
+
+def test_second_cluster_on_the_same_ports_is_refused_and_the_first_goes_on(
+    lab: ContainerLab,
+) -> None:
+    """Containers have addresses of their own; here a second manager shares that of m1."""
+    cluster = lab.status()["cluster_id"]
+    network = ("--network", f"container:{lab.engine.container('m1')}")
+    run = ("docker", "run", "--rm", *network, "--tmpfs", "/run/strongroom:uid=64010,mode=0700")
+    program = ("strongroom", "manager", "run", "--name", "other", "--advertise", "m1")
+    said = lab.engine.run(*run, "strongroom-manager", *program, check=False)
+    assert "0.0.0.0:7443 cannot be used: address already in use" in said
+    assert lab.status()["cluster_id"] == cluster
+    assert sorted(lab.managers_in_state("ready")) == ["m1", "m2", "m3"]
 
 
 @contextmanager
