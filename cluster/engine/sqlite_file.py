@@ -264,8 +264,9 @@ class SqliteFile:
         with self._reading() as (db, head, compacted):
             if from_revision < compacted:
                 raise Compacted(compacted)
+            # By itself SQLite takes the index of keys, and every look reads the whole history.
             rows = db.execute(
-                "SELECT revision, key, value, created, deleted FROM record"
+                "SELECT revision, key, value, created, deleted FROM record INDEXED BY record_order"
                 " WHERE key >= ? AND key < ? AND revision >= ? ORDER BY revision, key LIMIT ?",
                 (*bounds(prefix), from_revision, WATCH_ROWS),
             ).fetchall()
