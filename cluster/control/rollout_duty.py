@@ -6,15 +6,16 @@ on from a whole step, never from half of one.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import structlog
 
+from cluster.control.own_time import OwnTimes
 from cluster.control.policy import Action
 from cluster.control.rollout_rollback import rollback_steps
-from cluster.control.rollout_steps import due_s, step
+from cluster.control.rollout_steps import due_s, newest_s, step
 from cluster.control.rollouts import facts_of
 from cluster.protocol.errors import Conflict, InvalidReference, StaleVersion
 from cluster.protocol.ids import ServiceId
@@ -55,7 +56,11 @@ class RolloutDuty:
     open_targets: int = 0
     """Of all open rollouts."""
     _look_at_s: float | None = None
-    """By the calendar, as the record's times are."""
+    """By the clock that never jumps."""
+    _times: OwnTimes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._times = OwnTimes(self.clock)
 
     def notice(self, kinds: Collection[Kind]) -> None:
         """Take in which kinds of records changed."""
@@ -69,27 +74,32 @@ class RolloutDuty:
         """Return in how many seconds a rollout stands otherwise though nothing is reported."""
         if self._look_at_s is None:
             return LOOK_AGAIN_S
-        return min(max(self._look_at_s - self._now_s(), 0.0), LOOK_AGAIN_S)
+        return min(max(self._look_at_s - self.clock.monotonic_s(), 0.0), LOOK_AGAIN_S)
 
     async def round(self, settled: Callable[[], Collection[ServiceId]]) -> None:
         """Take every step that is due; `settled`: the services whose tasks stand where they
         should."""
-        now_s = self._now_s()
-        if not self.is_due and (self._look_at_s is None or now_s < self._look_at_s):
+        monotonic_s = self.clock.monotonic_s()
+        if not self.is_due and (self._look_at_s is None or monotonic_s < self._look_at_s):
             return
         self.is_due = False
         view = self.store.view
         open_ones = [s for s in view.rollouts.values() if s.record.finished_at is None]
         self.open_targets = sum(len(stored.record.targets) for stored in open_ones)
+        self._times.keep_only({stored.record.id for stored in open_ones})
         self._look_at_s = None
         if not open_ones:
             return
         facts = facts_of(view, settled())
-        after = [(stored, step(stored.record, facts, now_s)) for stored in open_ones]
-        moments = (due_s(rollout, now_s) for _, rollout in after)
-        self._look_at_s = min((m for m in moments if m is not None), default=None)
+        after: list[tuple[Stored[RolloutRecord], RolloutRecord]] = []
+        for stored in open_ones:
+            now_s = self._times.now_s(stored.record.id, newest_s(stored.record))
+            rollout = step(stored.record, facts, now_s)
+            after.append((stored, rollout))
+            if (due := due_s(rollout, now_s)) is not None:
+                self._look_by(monotonic_s + due - now_s)
         try:
-            await self._write(view, after, now_s)
+            await self._write(view, after, self.clock.now().timestamp())
         except BaseException:
             # Whatever came in between: the next round looks at these again.
             self.is_due = True
@@ -127,8 +137,8 @@ class RolloutDuty:
         await self.commit(steps, Action.ROLLOUT_UPDATE, detail)
         _tell(stored.record, after)
 
-    def _now_s(self) -> float:
-        return self.clock.now().timestamp()
+    def _look_by(self, at_s: float) -> None:
+        self._look_at_s = at_s if self._look_at_s is None else min(self._look_at_s, at_s)
 
 
 def _turns_back(before: RolloutRecord, after: RolloutRecord) -> bool:

@@ -84,6 +84,14 @@ def can_go_back(rollout: RolloutRecord) -> bool:
     return rollout.before_version is not None or rollout.before_spec_number is not None
 
 
+def newest_s(rollout: RolloutRecord) -> float | None:
+    """Return the newest moment that something of a rollout is counted from, as unix seconds."""
+    moments = [rollout.rested_since]
+    for target in rollout.targets:
+        moments += [target.released_at, target.healthy_since]
+    return max((moment for moment in moments if moment is not None), default=None)
+
+
 def due_s(rollout: RolloutRecord, now_s: float) -> float | None:
     """Return when a rollout next stands otherwise though nothing is reported, as unix seconds."""
     policy = rollout.policy

@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from cluster.control.own_time import OwnTimes
 from cluster.control.policy import Principal
 from cluster.control.rotation_facts import facts_for
 from cluster.control.rotation_moves import RotationMoves
@@ -22,6 +23,7 @@ from cluster.control.rotation_records import (
 from cluster.control.rotation_steps import (
     Move,
     Wait,
+    attempted_at_s,
     given_up,
     next_move,
 )
@@ -78,6 +80,7 @@ class RotationDuty:
         """Take the duty up. `principal`: this manager; `guarded`: as in `PlacementDuty`."""
         self._store = store
         self._clock = clock
+        self._times = OwnTimes(clock)
         self._entropy = entropy
         self._moves = RotationMoves(store, clock, entropy, principal, guarded, hooks)
         self._changed = asyncio.Event()
@@ -123,7 +126,9 @@ class RotationDuty:
         now_s = self._now_s()
         self._next_look_s = now_s + LOOK_AGAIN_S
         await self._start_due(now_s)
-        for stored in self._unfinished():
+        unfinished = self._unfinished()
+        self._times.keep_only({stored.record.id for stored in unfinished})
+        for stored in unfinished:
             if stored.record.id in self._running or stored.record.id in self._broken:
                 continue
             if len(self._running) == MAX_OPEN:
@@ -170,7 +175,8 @@ class RotationDuty:
         return [stored for stored in rotations if stored.record.finished_at is None]
 
     def _next_move(self, rotation: RotationRecord) -> Move:
-        return next_move(rotation, facts_for(self._store.view, rotation), self._now_s())
+        now_s = self._times.now_s(rotation.id, attempted_at_s(rotation))
+        return next_move(rotation, facts_for(self._store.view, rotation), now_s)
 
     # --- starting -------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ ATTEMPTS: Final = 5
 """Calls of a hook in one step, before the rotation is taken back. Retiring is tried without end."""
 FIRST_BACK_OFF_S: Final = 2.0
 LONGEST_BACK_OFF_S: Final = 600.0
+_MOST_DOUBLINGS: Final = 20
 
 _BY_HAND: Final = "the secret was rotated or rolled back by hand meanwhile"
 _REPLACED: Final = "the new version is not primary any more: it was rolled back, or replaced"
@@ -122,8 +123,22 @@ def next_move(rotation: RotationRecord, facts: Facts, now_s: float) -> Move:
 def attempted(rotation: RotationRecord, now_s: float) -> RotationRecord:
     """Return the rotation with one more attempt begun: written before the hook is called."""
     attempts = rotation.attempts + 1
-    wait_s = min(FIRST_BACK_OFF_S * 2 ** (attempts - 1), LONGEST_BACK_OFF_S)
-    return msgspec.structs.replace(rotation, attempts=attempts, next_try_at=now_s + wait_s)
+    return msgspec.structs.replace(
+        rotation, attempts=attempts, next_try_at=now_s + _back_off_s(attempts)
+    )
+
+
+def attempted_at_s(rotation: RotationRecord) -> float | None:
+    """Return when the last attempt of the present step began; None: there was none."""
+    if not rotation.attempts:
+        return None
+    return rotation.next_try_at - _back_off_s(rotation.attempts)
+
+
+def _back_off_s(attempts: int) -> float:
+    # Retiring is tried without end: a power of its own accord would leave the range of a float.
+    doublings = min(attempts - 1, _MOST_DOUBLINGS)
+    return min(FIRST_BACK_OFF_S * 2**doublings, LONGEST_BACK_OFF_S)
 
 
 def succeeded(rotation: RotationRecord, now_s: float) -> Become:

@@ -35,8 +35,6 @@ ENDING: Final = 0.7
 """The share of rollouts that are not followed by another before their end."""
 REST_S: Final = 120.0
 """How long rollouts may take to end at rest."""
-PATIENCE_S: Final = 20.0
-"""After so long at rest an operator takes a rollout back: a clock that jumped may hold it up."""
 
 
 def gated_draft() -> dict[str, Any]:
@@ -198,11 +196,6 @@ class Rotations:
         for rollout in self._open():
             if rollout["state"] == "paused":
                 cluster.call("POST", f"/v1/rollouts/{rollout['id']}/resume", {})
-        try:
-            wait_until(lambda: not self._open(), "rollouts end", PATIENCE_S)
-        except AssertionError:
-            for rollout in self._open():
-                cluster.call("POST", f"/v1/rollouts/{rollout['id']}/rollback", {})
         try:
             wait_until(lambda: not self._open(), "rollouts end", REST_S)
         except AssertionError:
