@@ -115,6 +115,4 @@ def _steps(number: int, seed: int, now_s: float) -> list[Step]:
 if __name__ == "__main__":
     program, told_dir, told_first, told_count, told_seed = sys.argv
     told_key = sys.stdin.buffer.read().strip()
-    asyncio.run(
-        _fill(Path(told_dir), told_key, int(told_first), int(told_count), int(told_seed))
-    )
+    asyncio.run(_fill(Path(told_dir), told_key, int(told_first), int(told_count), int(told_seed)))

@@ -1,0 +1,121 @@
+"""What a run found, and the judgement of it. Pure: figures in, faults out."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+FLAT: Final = 1.05
+FLAT_KB: Final = 8_192
+"""What memory may grow by from the middle third to the last: a share, and in kB."""
+LONG_ENOUGH_S: Final = 240.0
+"""Shorter runs are still filling caches: their memory is shown and not judged."""
+_NAMED: Final = 5
+
+Files = Mapping[tuple[str, str], Mapping[str, bytes]]
+"""(agent, service) -> target -> content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """One rotation, with how long each running agent that it concerned took, in seconds."""
+
+    at_s: float
+    secret: str
+    version: int
+    agents: int
+    written_s: float
+    """Until the last of them had the new bytes."""
+    acked_s: float
+    """Until the last of them had acknowledged."""
+    manager_cpu_s: float
+    """What the manager's process took meanwhile, for whatever it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Agents that came back, with how long the slowest took to be in session."""
+
+    at_s: float
+    agents: int
+    synced_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the processes took at one moment."""
+
+    at_s: float
+    manager_kb: int
+    simulator_kb: int
+    """RssAnon."""
+    manager_fds: int
+    simulator_fds: int
+    manager_cpu_s: float
+    simulator_cpu_s: float
+    simulator_lag_s: float
+    """The longest that the fleet's event loop was late since the sample before."""
+    manager_answer_s: float
+    """The longest that the manager took to answer `/healthz` since the sample before."""
+    load: float
+
+
+@dataclass(slots=True)
+class Findings:
+    """All that a run measured."""
+
+    phases: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of the time before the churn: wall and CPU seconds."""
+    rotations: list[Rotated] = field(default_factory=list)
+    returns: list[Returned] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    changes: dict[str, int] = field(default_factory=dict)
+    """Kind of churn -> how often."""
+    faults: list[str] = field(default_factory=list)
+    files_judged: int = 0
+
+
+def memory_faults(samples: Sequence[Sample]) -> list[str]:
+    """Return what memory is not flat: the last third against the middle third."""
+    if len(samples) < 9 or samples[-1].at_s - samples[0].at_s < LONG_ENOUGH_S:
+        return []
+    third = len(samples) // 3
+    faults = []
+    for what in ("manager", "simulator"):
+        sizes = [int(getattr(sample, f"{what}_kb")) for sample in samples]
+        middle = statistics.median(sizes[third : 2 * third])
+        last = statistics.median(sizes[2 * third :])
+        if last > max(middle * FLAT, middle + FLAT_KB):
+            faults.append(f"the {what}'s memory grew from {middle:.0f} to {last:.0f} kB")
+    return faults
+
+
+def late_faults(rotations: Sequence[Rotated], behind_s: float) -> list[str]:
+    """Return the rotations that left a running agent behind for too long."""
+    late = [one for one in rotations if one.acked_s > behind_s]
+    return _named(
+        f"{one.secret} {one.version}: the last of {one.agents} agents acknowledged after "
+        f"{one.acked_s:.2f} s"
+        for one in late
+    )
+
+
+def file_faults(wanted: Files, found: Files) -> list[str]:
+    """Return where agents' files are not what the records want. Values are not told."""
+    faults = []
+    for place in sorted(wanted.keys() | found.keys()):
+        agent, service = place
+        want, have = wanted.get(place, {}), found.get(place, {})
+        faults += [f"{agent} lacks {t} of {service}" for t in sorted(want.keys() - have.keys())]
+        faults += [f"{agent} keeps {t} of {service}" for t in sorted(have.keys() - want.keys())]
+        shared = sorted(want.keys() & have.keys())
+        faults += [f"{agent} has other bytes in {t} of {service}" for t in shared
+                   if want[t] != have[t]]  # fmt: skip
+    return _named(faults)
+
+
+def _named(faults: Iterable[str]) -> list[str]:
+    """Return the first faults, and how many more there are."""
+    found = list(faults)
+    more = len(found) - _NAMED
+    return [*found[:_NAMED], f"and {more} more like it"] if more > 0 else found
