@@ -210,10 +210,10 @@ async def start_private(
     return StartedEngine(etcd, etcd, member)
 
 
-async def engine_answers(engine: Engine) -> None:
+async def engine_answers(engine: Engine, patience_s: float = ANSWER_S) -> None:
     """Return once a new engine serves. Raises Unavailable."""
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(patience_s):
             while True:
                 try:
                     await engine.barrier()

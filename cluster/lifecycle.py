@@ -163,7 +163,8 @@ class Lifecycle:
         await self.unlock_with(key)
         said = ""
         while not self._serving.is_set():
-            if self._running is None or self._running.done():
+            ended = self._running is None or self._running.done()
+            if ended and self.state is not State.RECOVERING:
                 raise cluster_error(self._failure)
             if self._step != said:
                 said = self._step

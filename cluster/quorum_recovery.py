@@ -52,6 +52,8 @@ log = structlog.get_logger(__name__)
 QUORUM_LOOK_S: Final = 1.5
 """Twice what a majority takes to find a leader."""
 START_S: Final = 15.0
+OPEN_S: Final = 120.0
+"""For an engine that reads a large log first."""
 LOOK_S: Final = 0.1
 
 
@@ -172,7 +174,7 @@ class Recovery:
             alone=alone,
         )
         self._running.append(started)
-        await engine_answers(started.engine)
+        await engine_answers(started.engine, OPEN_S)
         return started
 
     async def _keyring(self, source: StartedEngine) -> Keyring:
