@@ -186,7 +186,7 @@ wait_for_engine() {
     local _
     for _ in $(seq 300); do
         if ! kill -0 "$engine" 2>/dev/null; then break; fi
-        pgrep -P "$engine" >"$work/pid" || true
+        cat "/proc/$engine/task/$engine/children" >"$work/pid" 2>/dev/null || true
         if [[ -s $work/pid ]] && "$work/bin/docker" info >"$work/info.log" 2>&1; then return 0; fi
         sleep 0.2
     done
