@@ -6,8 +6,9 @@ which is proven once. All else is the agent's own code: plans, generations, swap
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,10 @@ from cluster.protocol.wire import ServiceAssignment, VersionKey
 
 SWEEP_EVERY_S: Final = 5.0
 """An agent of its own looks twice a second; thousands in one process need not."""
+PREFIX: Final = "sr-fleet-"
+"""Of a fleet's directory; the process id that owns it follows."""
+MOUNT: Final = "m"
+"""Below it: the tmpfs. Short, because a unix socket's path takes 107 bytes."""
 _OPTIONS: Final = {"size": "4g", "nr_inodes": "4000000", "mode": "0700"}
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -52,6 +57,17 @@ def mounted_tmpfs(path: Path) -> Iterator[MountProof]:
     finally:
         linux.unmount(str(path), linux.MNT_DETACH)
         path.rmdir()
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Take away what fleets left that were killed: memory that nobody would give back."""
+    for base in parent.glob(f"{PREFIX}*-*"):
+        owner = base.name.removeprefix(PREFIX).partition("-")[0]
+        if not owner.isdecimal() or Path(f"/proc/{owner}").exists():
+            continue
+        with suppress(OSError):
+            linux.unmount(str(base / MOUNT), linux.MNT_DETACH)
+        shutil.rmtree(base, ignore_errors=True)
 
 
 class DirectoryMount(ServiceMount):

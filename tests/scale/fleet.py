@@ -13,6 +13,7 @@ event loop in a thread of its own, and one tmpfs. Every method may be called fro
 import asyncio
 import logging
 import math
+import os
 import resource
 import shutil
 import tempfile
@@ -31,7 +32,7 @@ import structlog
 
 from agent.mount_proof import MountProof
 from cluster.system import SystemClock
-from tests.scale.directories import mounted_tmpfs
+from tests.scale.directories import MOUNT, PREFIX, mounted_tmpfs, remove_abandoned
 from tests.scale.joins import CALLERS, join_all
 from tests.scale.simulated_agent import SimulatedAgent, Witness
 from tests.scale.sources import SourceLoop, address_of, source_address
@@ -113,9 +114,10 @@ class SimulatedFleet:
 
     def __enter__(self) -> Self:
         _raise_descriptor_limit()
-        self._base = Path(tempfile.mkdtemp(prefix="sr-fleet-"))
+        remove_abandoned(Path(tempfile.gettempdir()))
+        self._base = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         self._stack.callback(shutil.rmtree, self._base, ignore_errors=True)
-        self._proof = self._stack.enter_context(mounted_tmpfs(self._base / "m"))
+        self._proof = self._stack.enter_context(mounted_tmpfs(self._base / MOUNT))
         self._stack.callback(structlog.configure, **structlog.get_config())
         quiet = structlog.make_filtering_bound_logger(logging.CRITICAL)
         structlog.configure(wrapper_class=quiet)
@@ -319,7 +321,7 @@ class SimulatedFleet:
 
     def _new_member(self, number: int) -> _Member:
         name = f"{self._prefix}-{number:05}"
-        base = self._base / "m" / name
+        base = self._base / MOUNT / name
         base.mkdir(mode=0o700)
         return _Member(name, number, base, Witness())
 
