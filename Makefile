@@ -55,6 +55,15 @@ faults: venv tools ## Run a cluster under faults and judge it (MINUTES=60 SEED=7
 faults-mutants: venv tools ## Plant bugs and show that the fault runs find each (ARGS="NAME ...")
 	@tools/keep_ownership.sh $(PY) -m tests.faults.mutants $(ARGS)
 
+AGENTS ?= 1000
+SECRETS ?= 10000
+SERVICES ?= 200
+
+.PHONY: scale
+scale: venv tools ## Run thousands of agents under churn and judge it (AGENTS=5000 SECRETS=100000 SERVICES=1000 MINUTES=30)
+	@tools/keep_ownership.sh $(PY) -m tests.scale --agents $(AGENTS) --secrets $(SECRETS) \
+		--services $(SERVICES) --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
 SECONDS_EACH ?= 20
 
 .PHONY: fuzz
