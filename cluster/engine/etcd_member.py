@@ -136,6 +136,7 @@ def command_line(
         "initial-cluster-state": state,
         "initial-cluster-token": settings.cluster_token,
         **({} if settings.private else _peer_trust(settings)),
+        # docs/adr/0014-election-timing.md
         "heartbeat-interval": 50,
         "election-timeout": 500,
         "pre-vote": "true",
