@@ -14,6 +14,7 @@ from tests.bench.stage import SECRET, VALUE_BYTES, Stage
 
 PATIENCE_S: Final = 60.0
 POLL_S: Final = 0.000_1
+RESTS_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,13 @@ class Operator:
         context = stage.operator.context()
         self._connection = http.client.HTTPSConnection(host, int(port), context=context, timeout=60)
         self._connection.connect()
+        self._used_at = time.monotonic()
+
+    def ready(self) -> None:
+        """Connect again if the connection rested so long that the manager may have ended it."""
+        if time.monotonic() - self._used_at > RESTS_S:
+            self._connection.close()
+            self._connection.connect()
 
     def send(self, method: str, path: str, body: bytes = b"") -> None:
         """Send a request."""
@@ -43,6 +51,7 @@ class Operator:
         reply = self._connection.getresponse()
         content: dict[str, object] = json.loads(reply.read())
         assert reply.status < 300, content
+        self._used_at = time.monotonic()
         return content
 
     def close(self) -> None:
@@ -53,6 +62,7 @@ class Operator:
 def deliver(operator: Operator, read: Callable[[], bytes | None], secret: str = SECRET) -> Delivery:
     """Rotate a secret and wait for its file, then for its rollout's end."""
     value = os.urandom(VALUE_BYTES)
+    operator.ready()
     started = time.perf_counter()
     operator.send("POST", f"/v1/secrets/{secret}/versions", value)
     while read() != value:

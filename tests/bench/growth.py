@@ -6,6 +6,7 @@ dimension, which only ever grows.
 
 import json
 import time
+from collections.abc import Iterator
 
 from tests.bench.commands import fill
 from tests.bench.deliveries import Delivery, delivered
@@ -18,31 +19,32 @@ FIRST_DELIVERIES = 10
 """Left out: what is imported and cached on first use is no cost of a size."""
 
 
-def by_secrets(stage: Stage) -> list[Row]:
+def by_secrets(stage: Stage) -> Iterator[Row]:
     """Measure with more and more secrets that nobody uses, and a manager's start with the last."""
-    rows, costs = [], []
+    costs = []
     for count in stage.size.growth_secrets:
         fill(stage, count)
         cost, row = _cost(stage, f"{count} secrets")
         costs.append(cost)
-        rows.append(row)
+        yield row
     last, first = stage.size.growth_secrets[-1], stage.size.growth_secrets[0]
     name = f"cost per delivery, {last} secrets over {first}"
-    return [*rows, Row.of(name, "ratio", [costs[-1] / costs[0]]), _start(stage, last)]
+    yield Row.of(name, "ratio", [costs[-1] / costs[0]])
+    yield _start(stage, last)
 
 
-def by_services(stage: Stage) -> list[Row]:
+def by_services(stage: Stage) -> Iterator[Row]:
     """Measure with more and more services, which run on other nodes."""
-    rows, costs, there = [], [], 1
+    costs, there = [], 1
     for count in stage.size.growth_services:
         _services(stage, count - there)
         there = count
         cost, row = _cost(stage, f"{count} services")
         costs.append(cost)
-        rows.append(row)
+        yield row
     last, first = stage.size.growth_services[-1], stage.size.growth_services[0]
     name = f"cost per delivery, {last} services over {first}"
-    return [*rows, Row.of(name, "ratio", [costs[-1] / costs[0]])]
+    yield Row.of(name, "ratio", [costs[-1] / costs[0]])
 
 
 def _services(stage: Stage, count: int) -> None:

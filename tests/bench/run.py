@@ -7,7 +7,7 @@ Needs root, as agents do. Figures hold for this machine and its load, which each
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from tests.bench.commands import commands
 from tests.bench.deliveries import deliveries
 from tests.bench.elections import elections
 from tests.bench.envelopes import envelopes
+from tests.bench.fleets import by_agents, fleet
 from tests.bench.growth import by_secrets, by_services
 from tests.bench.memory import memory
 from tests.bench.published import publish
@@ -23,7 +24,7 @@ from tests.bench.rows import Row, as_table, save
 from tests.bench.stage import FULL, QUICK, Size, Stage, end_in_order, stage
 
 LATEST: Final = Path(__file__).parents[2] / "build" / "bench" / "latest.json"
-TOGETHER: Final[dict[str, Callable[[Stage], list[Row]]]] = {
+TOGETHER: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
     "commands": commands,
     "deliveries": deliveries,
     "requests": requests,
@@ -31,45 +32,35 @@ TOGETHER: Final[dict[str, Callable[[Stage], list[Row]]]] = {
     "elections": elections,
 }
 """Measured one after the other on one cluster of three managers."""
-APART: Final[dict[str, Callable[[Stage], list[Row]]]] = {
+APART: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
     "secrets": by_secrets,
     "services": by_services,
 }
 """Each on three managers of its own, which it fills."""
-ALONE: Final[dict[str, Callable[[Size], list[Row]]]] = {
+ALONE: Final[dict[str, Callable[[Size], Iterable[Row]]]] = {
     "envelopes": lambda _: envelopes(),
+    "fleet": fleet,
+    "agents": by_agents,
 }
 """Each makes what it needs."""
 NAMES: Final = (*TOGETHER, *APART, *ALONE)
-QUICKLY: Final = (*TOGETHER, "envelopes")
+QUICKLY: Final = (*TOGETHER, "envelopes", "fleet")
 
 
-def measure(names: Sequence[str], size: Size, told: Callable[[list[Row]], None]) -> list[Row]:
-    """Return the rows of the measurements named; `told` hears of each as it is done."""
-    rows: list[Row] = []
-
-    def add(found: list[Row]) -> None:
-        told(found)
-        rows.extend(found)
-
+def measure(names: Sequence[str], size: Size) -> Iterator[Row]:
+    """Yield the rows of the measurements named, each as it is done."""
     together = [name for name in TOGETHER if name in names]
     if together:
         with stage(size) as shared:
             for name in together:
-                add(TOGETHER[name](shared))
+                yield from TOGETHER[name](shared)
     for name in APART:
         if name in names:
             with stage(size) as own:
-                add(APART[name](own))
+                yield from APART[name](own)
     for name in ALONE:
         if name in names:
-            add(ALONE[name](size))
-    return rows
-
-
-def _tell(rows: list[Row]) -> None:
-    for row in rows:
-        sys.stderr.write(f"{row.name}: {row.value:g} {row.unit} ({row.low:g} to {row.high:g})\n")
+            yield from ALONE[name](size)
 
 
 def main(arguments: list[str]) -> int:
@@ -83,8 +74,11 @@ def main(arguments: list[str]) -> int:
     if unknown:
         parser.error(f"no such measurement: {unknown[0]}; there are {', '.join(NAMES)}")
     names = asked.names or (NAMES if asked.full else QUICKLY)
-    rows = measure(names, FULL if asked.full else QUICK, _tell)
-    save(rows, LATEST)
+    rows: list[Row] = []
+    for row in measure(names, FULL if asked.full else QUICK):
+        rows.append(row)
+        save(rows, LATEST)  # a run that is ended leaves what it measured
+        sys.stderr.write(f"{row.name}: {row.value:g} {row.unit} ({row.low:g} to {row.high:g})\n")
     if asked.publish:
         publish("own", rows)
     sys.stdout.write(as_table(rows) + "\n")
