@@ -63,8 +63,9 @@ _INTRODUCTION = """\
 Written by `make docs` from the routes; do not edit. A manager serves the description in OpenAPI's
 terms at `/openapi.json` of each listener.
 
-JSON in and out, except that a secret's value is the raw body of its request
-(`application/octet-stream`); no answer on operators' routes has a field that could hold a value.
+JSON in and out, except that a secret's value, or a config's content, is the raw body of its request
+(`application/octet-stream`); no answer on operators' routes has a field that could hold a secret's
+value. A config's content is answered in base64, on a route of its own.
 Binary fields (certificates, requests) are base64 of DER. Unknown fields are refused. Nothing is
 cacheable. An error is `{"code", "message", "retryable"}`, see [errors](errors.md); it may name an
 object and quotes nothing else of the request.

@@ -38,8 +38,8 @@ def test_deployers_change_only_what_carries_all_their_labels(
     if principal.role is not Role.DEPLOYER or not _allowed(principal, action, resource):
         return
     if action in {
-        Action.SECRET_LIST, Action.CONFIG_LIST, Action.SERVICE_LIST, Action.ROLLOUT_LIST, Action.STATUS_READ,
-        Action.EVENT_LIST,
+        Action.SECRET_LIST, Action.CONFIG_LIST, Action.SERVICE_LIST, Action.ROLLOUT_LIST,
+        Action.STATUS_READ, Action.EVENT_LIST,
     }:  # fmt: skip
         return
     if action is Action.OPERATOR_RENEW:

@@ -1,5 +1,6 @@
 """Configs: read back by those who may, delivered as secrets are, and never mistaken for one."""
 
+import asyncio
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from itertools import repeat
@@ -217,6 +218,24 @@ async def test_config_in_use_stays(lab: ControlLab) -> None:
     await lab.services.rollback(lab.context(), "web")
     await lab.services.remove(lab.context(), "web")
     await lab.configs.remove(lab.context(), "plain")
+
+
+async def test_removal_and_new_reference_cannot_both_win(
+    lab: ControlLab, second: ControlLab
+) -> None:
+    """Both are decided from views that do not show the other."""
+    for number in range(5):
+        name = f"plain{number}"
+        await create(lab, name)
+        await second.view.wait_for(lab.view.revision, 30)
+        references = (ReferenceDraft(name, config=True),)
+        draft = drafted(f"web{number}", references=references)
+        results = await asyncio.gather(
+            lab.configs.remove(lab.context(), name),
+            second.services.create(second.context(), draft),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(result, Exception) for result in results) == 1
 
 
 @pytest.mark.parametrize(
