@@ -16,6 +16,7 @@ from typing import Final
 from tests.bench.peers.openbao import openbao
 from tests.bench.peers.sides import Amount, CannotRun, Side, Work
 from tests.bench.peers.strongroom import strongroom
+from tests.bench.peers.swarm import swarm
 from tests.bench.published import publish
 from tests.bench.rows import Row, as_table, save
 from tests.bench.run import LATEST
@@ -23,6 +24,7 @@ from tests.bench.stage import QUICK, end_in_order
 
 PEERS: Final[dict[str, Callable[[], AbstractContextManager[Side]]]] = {
     "openbao": openbao,
+    "swarm": swarm,
 }
 REPEATED: Final = tuple(work for work in Work if work is not Work.LOSE_LEADER)
 Samples = dict[tuple[Work, str], list[float]]
