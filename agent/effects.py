@@ -14,6 +14,7 @@ from cluster.protocol.errors import ClusterError
 from cluster.protocol.wire import (
     Certificate,
     FromAgent,
+    LogRequest,
     RevisionPair,
     ServiceAssignment,
     ServiceCertificate,
@@ -38,6 +39,14 @@ class Apply:
     services: tuple[ServiceAssignment, ...]
     values: Mapping[VersionKey, SealedValue]
     """Values not yet in any mount, as they came; the core drops them once they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLogs:
+    """Answer with lines of a service's output over the link, in time; nothing waits for it."""
+
+    link: int
+    request: LogRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,7 @@ class Report:
 Effect = (
     Send
     | Apply
+    | ReadLogs
     | WipeLapsed
     | WipeAll
     | SaveHighest

@@ -20,9 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agent import linux, seccomp
+
+if TYPE_CHECKING:
+    from agent.log_keeper import Captured
 
 SECRETS_DIRECTORY = "/run/secrets"
 RUNTIME_DIRECTORY = "/run/strongroom"
@@ -60,6 +63,8 @@ class Launch:
     argv: tuple[str, ...]
     hidden: tuple[Path, ...] = ()
     """Directories to cover besides the parents of mount and socket: other services' things."""
+    log_socket: Path | None = None
+    """Where the last lines of its output can be asked for; None: they are not kept."""
     environment: Mapping[str, str] | None = None
     """None: PATH, HOME and the locale only; root's own environment may hold credentials."""
 
@@ -74,6 +79,23 @@ def exec_service(launch: Launch) -> int:
     if launch.uid == 0 or launch.gid == 0:
         raise ValueError("a service never runs as root; give it a uid and a gid of its own")
     cwd = os.getcwd()  # noqa: PTH109  # a string for chdir by path, see _run_program
+    captured = _captured(launch)
+    try:
+        return _run(launch, cwd)
+    finally:
+        if captured is not None:
+            captured.finish()
+
+
+def _captured(launch: Launch) -> "Captured | None":
+    if launch.log_socket is None:
+        return None
+    from agent.log_keeper import capture  # noqa: PLC0415  # on use only: `exec` starts fast
+
+    return capture(launch.log_socket, launch.mount_path)
+
+
+def _run(launch: Launch, cwd: str) -> int:
     alive_read, alive_write = os.pipe()
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWIPC | linux.CLONE_NEWPID)
     _arrange_mounts(launch)

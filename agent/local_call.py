@@ -36,9 +36,12 @@ def call(path: Path, operation: str, name: str | None = None) -> bytes:
 
     Raises Refused, OSError when nobody answers, and ValueError when the answer is malformed.
     """
-    request = {"v": PROTOCOL_VERSION, "op": operation}
-    if name is not None:
-        request["name"] = name
+    return ask(path, {"op": operation} if name is None else {"op": operation, "name": name})
+
+
+def ask(path: Path, fields: dict[str, object]) -> bytes:
+    """Return the body that answers a request of these fields; raises what `call` does."""
+    request = {"v": PROTOCOL_VERSION, **fields}
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
         short_address(path) as address,

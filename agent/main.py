@@ -30,6 +30,7 @@ from agent.mounts import MountKind
 from agent.on_change import OnChange
 from agent.service_command import ServiceCommands
 from agent.service_desk import ServiceDesk
+from agent.service_logs import ServiceLogs
 from agent.session import Session
 from agent.session_state import HelloFacts
 from agent.watching import Watching, standing_of
@@ -117,6 +118,9 @@ class Agent:
                         self._clock,
                         group,
                     )
+                    self._logs = ServiceLogs(
+                        self._config.run_dir, self._table, self._clock, group, self._links.send
+                    )
                     self._certificates = CertificateDesk(
                         identity.id.trust_domain,
                         self._table,
@@ -148,8 +152,8 @@ class Agent:
             while not stop.is_set():
                 await self._turn()
         finally:
-            self._on_change.cancel()
-            self._health.cancel()
+            for part in (self._on_change, self._health, self._logs):
+                part.cancel()
             await self._links.close_all()
             await self._workloads.close_all()
             await control.close()
@@ -206,6 +210,8 @@ class Agent:
                 await self._links.send(link, message)
             case effects.Apply():
                 await self._apply(effect)
+            case effects.ReadLogs(link, request):
+                self._logs.answer(link, request)
             case effects.WipeLapsed(services):
                 log.warning("lease.lapsed", services=[service.name for service in services])
                 self._counted.lapsed += 1

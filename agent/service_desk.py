@@ -61,6 +61,7 @@ class ServiceDesk:
                     workload_socket=workload_socket,
                     mounted=True,
                     hidden=(str(self._config.data_dir), str(self._config.mount_root)),
+                    logs=found.logs,
                 )
         return None
 

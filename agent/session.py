@@ -367,6 +367,9 @@ class Session:
         self._wiped = frozenset()
         return [effects.WipeAll(reason)]
 
+    def _read_logs(self, link: Link, message: wire.LogRequest, _now_s: float) -> _Todo:
+        return [effects.ReadLogs(link.number, message)]
+
     _ALWAYS: ClassVar[_Table] = {wire.Wipe: _wipe, wire.Refusal: _refused}
     _WELCOMED: ClassVar[_Table] = {
         **_ALWAYS,
@@ -374,6 +377,7 @@ class Session:
         wire.Values: _stage,
         wire.Snapshot: _snapshot,
         wire.Lease: _grant,
+        wire.LogRequest: _read_logs,
         wire.Certificate: _certificate,
         wire.ServiceCertificate: _service_certificate,
         wire.ServiceCertificateRefused: _service_certificate,

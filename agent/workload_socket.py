@@ -53,6 +53,8 @@ class ServiceDescription:
     mounted: bool
     hidden: tuple[str, ...] = ()
     """Further directories that the service must not see."""
+    logs: bool = False
+    """Whether the last lines of its output are kept for `service logs`."""
 
 
 class WorkloadServer:

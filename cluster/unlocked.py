@@ -24,6 +24,7 @@ from cluster.api import (
     routes_events,
     routes_exposure,
     routes_join,
+    routes_logs,
     routes_managers,
     routes_metrics,
     routes_rollouts,
@@ -234,6 +235,7 @@ class UnlockedManager:
             routes_rotations.routes(cases.edge, cases.secrets, cases.scheduled),
             routes_services.routes(cases.edge, cases.services),
             routes_rollouts.routes(cases.edge, cases.rollouts, cases.rollout_actions),
+            routes_logs.routes(cases.edge, cases.service_logs),
             routes_cluster.routes(
                 cases.edge, cases.nodes, cases.tokens, cases.operators, cases.keys, self.status
             ),

@@ -25,9 +25,11 @@ from cluster.control.scheduled import Scheduled
 from cluster.control.secret_versions import SecretVersions
 from cluster.control.secrets import Secrets
 from cluster.control.service_certificates import ServiceCertificates
+from cluster.control.service_logs import ServiceLogs
 from cluster.control.services import Services
 from cluster.control.tokens import Tokens
 from cluster.dispatcher.issue import Issue
+from cluster.dispatcher.log_calls import NodeLogs
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sessions import SessionParts
@@ -53,6 +55,7 @@ class UseCases:
     versions: SecretVersions
     configs: Configs
     services: Services
+    service_logs: ServiceLogs
     rollouts: RolloutStatus
     rollout_actions: RolloutActions
     nodes: Nodes
@@ -104,6 +107,7 @@ class UseCases:
             versions=SecretVersions(requests, entropy),
             configs=Configs(requests, entropy),
             services=Services(requests, entropy),
+            service_logs=ServiceLogs(requests, NodeLogs(presence)),
             rollouts=RolloutStatus(requests),
             rollout_actions=RolloutActions(requests),
             nodes=nodes,

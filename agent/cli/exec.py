@@ -115,9 +115,21 @@ def _launch(answer: dict[str, object], arguments: argparse.Namespace) -> Launch:
                 argv=tuple(arguments.command),
                 hidden=(arguments.run_dir, *(Path(directory) for directory in hidden)),
                 environment=default_environment(os.environ, arguments.env),
+                log_socket=_log_socket(answer, arguments),
             )
         case _:
             raise ValueError("the agent's answer is malformed; are both of one version?")
+
+
+def _log_socket(answer: dict[str, object], arguments: argparse.Namespace) -> Path | None:
+    """Return where the output can be asked for, if the service keeps a log.
+
+    What the agent itself runs in a service, checks and commands, is none of its log.
+    """
+    if answer.get("logs") is not True or arguments.ends_with:
+        return None
+    directory: Path = arguments.run_dir.resolve() / "logs" / arguments.service
+    return directory / f"{os.getpid()}.sock"
 
 
 def _seconds(text: str) -> float:

@@ -16,7 +16,10 @@ MODULES = (
     "launch.py",
     "linux.py",
     "local_call.py",
+    "log_keeper.py",
+    "log_ring.py",
     "mount_proof.py",
+    "redaction.py",
     "seccomp.py",
     "cli/__init__.py",
     "cli/doctor.py",
@@ -27,7 +30,7 @@ MODULES = (
     "cli/main.py",
     "cli/workload.py",
 )
-SHARED = ("__init__.py", "protocol/__init__.py", "protocol/checks.py")
+SHARED = ("__init__.py", "protocol/__init__.py", "protocol/checks.py", "system.py")
 """Of the package `cluster`: what both programs say alike."""
 
 

@@ -64,6 +64,12 @@ class Connection:
         """Return what a manager answers; any that can answer will do."""
         return self._call("GET", path, query, None, {}, timeout_s)
 
+    def get_of(self, endpoint: str, path: str, query: Query = ()) -> Answer:
+        """Return what one manager answers, asked once, at an address that a manager told."""
+        target = path + _query_text(query)
+        headers = {REQUEST_ID_HEADER: format_id(self._entropy.token(ID_SIZE))}
+        return self._exchange((endpoint,), "GET", target, None, headers, ANSWER_TIMEOUT_S)
+
     def write(
         self,
         method: str,

@@ -7,6 +7,7 @@ from cluster.cli.arguments import Parser, add_connection, add_waiting, verbs_of
 from cluster.cli.connection import Connection, connect, path_of
 from cluster.cli.output import ExitCode, print_object, print_result, print_rows
 from cluster.cli.rollouts import follow
+from cluster.cli.service_logs import add_logs
 from cluster.cli.service_spec import (
     add_change_flags,
     add_spec_flags,
@@ -81,6 +82,7 @@ def add_commands(parser: Parser) -> None:
         add_connection(verb)
         verb.set_defaults(run=run)
 
+    add_logs(verbs)
     ls = verbs.add_parser("ls", help="list services")
     add_connection(ls)
     ls.set_defaults(run=_list)

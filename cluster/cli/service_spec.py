@@ -52,6 +52,12 @@ def add_spec_flags(parser: Parser) -> None:
         help="give the service a certificate of its own: tls.crt, tls.key and ca.crt among its "
         "files, renewed by the agent",
     )
+    parser.add_argument(
+        "--logs",
+        action=BooleanOptionalAction,
+        help="keep the last lines it prints under `strongroom-agent exec` in its node's memory, "
+        "for `service logs`",
+    )
     on_change = parser.add_mutually_exclusive_group()
     on_change.add_argument(
         "--on-change-signal", metavar="NAME", help="signal sent after a swap: HUP, USR1, ..."
@@ -132,6 +138,7 @@ def _given(args: Namespace, present: Mapping[str, object]) -> Answer:
         "gid": args.gid,
         "labels": dict(args.label) or None,
         "certificate": args.certificate,
+        "logs": args.logs,
         "on_change": _on_change(args, present.get("on_change")),
         "update": given_update(args, present.get("update")),
         "health": given_health(args, present.get("health")),

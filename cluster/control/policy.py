@@ -62,6 +62,7 @@ class Action(StrEnum):
     SERVICE_ROLLBACK = "service.rollback"
     SERVICE_REMOVE = "service.remove"
     SERVICE_TASKS = "service.tasks"
+    SERVICE_LOGS = "service.logs"
     SERVICE_CERTIFICATE = "service.certificate"
     ROLLOUT_LIST = "rollout.list"
     ROLLOUT_INSPECT = "rollout.inspect"
@@ -195,6 +196,8 @@ _OPERATOR_WRITES = (
     Action.SERVICE_UPDATE,
     Action.SERVICE_ROLLBACK,
     Action.SERVICE_REMOVE,
+    # No read of an auditor either: a program may print anything.
+    Action.SERVICE_LOGS,
     Action.ROLLOUT_PAUSE,
     Action.ROLLOUT_RESUME,
     Action.ROLLOUT_ROLLBACK,
@@ -230,6 +233,7 @@ _DEPLOYER_LABELLED = (
     Action.SERVICE_ROLLBACK,
     Action.SERVICE_REMOVE,
     Action.SERVICE_TASKS,
+    Action.SERVICE_LOGS,
     Action.ROLLOUT_INSPECT,
     Action.ROLLOUT_PAUSE,
     Action.ROLLOUT_RESUME,

@@ -87,6 +87,8 @@ class ServiceDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     health: HealthDraft | None = None
     certificate: bool = False
     """Whether `tls.crt`, `tls.key` and `ca.crt` are among the service's files."""
+    logs: bool = False
+    """Whether `service logs` shows what it prints under `exec`."""
 
 
 FindSource = Callable[[ReferenceDraft], VersionedRecord | None]
@@ -118,6 +120,7 @@ def spec_of(draft: ServiceDraft, find_source: FindSource) -> ServiceSpec:
         update=update_of(draft.update),
         health=health_of(draft.health),
         certificate=draft.certificate,
+        logs=draft.logs,
     )
 
 

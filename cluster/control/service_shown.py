@@ -126,6 +126,7 @@ def _spec(spec: ServiceSpec) -> dict[str, JSON]:
         "update": update_shown(spec.update),
         "health": health_shown(spec.health),
         "certificate": spec.certificate,
+        "logs": spec.logs,
     }
 
 

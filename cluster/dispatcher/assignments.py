@@ -106,6 +106,7 @@ def _assignment(records: Records, task: TaskRecord, service: ServiceRecord) -> S
         on_change_timeout_s=on_change.timeout_s if on_change else 10.0,
         health=health_assigned(spec.health),
         certificate=spec.certificate,
+        logs=spec.logs,
     )
 
 

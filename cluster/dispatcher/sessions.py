@@ -16,6 +16,7 @@ import structlog
 
 from cluster.dispatcher.assignments import assignments_of, difference, versions_of
 from cluster.dispatcher.health_notes import HealthNotes
+from cluster.dispatcher.log_calls import LogCalls
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sealed_values import sealed_values
@@ -127,6 +128,7 @@ class AgentSession:
     _wiped: asyncio.Event = field(default_factory=asyncio.Event)
     _renewals: int = 0
     _health: HealthNotes = field(init=False)
+    _logs: LogCalls = field(default_factory=LogCalls)
 
     def __post_init__(self) -> None:
         self._health = HealthNotes(self.parts.store, self.parts.clock, self.node_id)
@@ -134,6 +136,12 @@ class AgentSession:
     def wake(self) -> None:
         """Tell the session that something of its node changed."""
         self._wake.set()
+
+    async def fetch_logs(
+        self, service_id: ServiceId, tail: int, after_s: float | None
+    ) -> wire.LogChunk:
+        """Return lines of a service's output on the node. Raises Unavailable, SessionExpired."""
+        return await self._logs.ask(self.link, service_id, tail, after_s)
 
     async def run(self) -> None:
         """Serve the session until the connection ends or the node is evicted."""
@@ -153,6 +161,7 @@ class AgentSession:
             )
         finally:
             self.parts.presence.closed(self)
+            self._logs.end()
 
     async def _open(self) -> wire.Hello:
         try:
@@ -213,6 +222,8 @@ class AgentSession:
                     self.wake()
                 case wire.ServiceSigningRequest() as asked:
                     await self._sign_service(asked)
+                case wire.LogChunk() as chunk:
+                    self._logs.take(chunk)
 
     async def _acked(self, ack: wire.Ack) -> None:
         if not (ack.services or ack.dropped):

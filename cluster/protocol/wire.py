@@ -19,6 +19,9 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 """Values are split over several messages to stay below it."""
 MAX_AGENT_MESSAGE_BYTES: Final = 1024 * 1024
 """What a manager reads from an agent at most."""
+LOG_LINES: Final = 1_000
+LOG_BYTES: Final = 131_072
+"""Lines and text in one LogChunk at most."""
 VALUES_PER_MESSAGE_BYTES: Final = 1024 * 1024
 CERTIFICATE_TARGETS: Final = ("tls.crt", "tls.key", "ca.crt")
 """The files of a service's certificate: chain, key, and what its peers are checked with."""
@@ -85,6 +88,8 @@ class ServiceAssignment(msgspec.Struct, frozen=True, array_like=True):
     health: HealthCheck | None = None
     certificate: bool = False
     """Whether `tls.crt`, `tls.key` and `ca.crt` belong to its files."""
+    logs: bool = False
+    """Whether the last lines that it prints under `exec` are kept, to be asked for."""
 
 
 # --- agent to manager
@@ -164,6 +169,27 @@ class ServiceSigningRequest(msgspec.Struct, frozen=True, tag="service-csr"):
 
     service_id: str
     csr: bytes
+
+
+class LogLine(msgspec.Struct, frozen=True, array_like=True):
+    """One line of a service's output."""
+
+    time_s: float
+    """By the node's calendar."""
+    stream: str
+    """"stdout" or "stderr"."""
+    text: str
+
+
+class LogChunk(msgspec.Struct, frozen=True, tag="logs"):
+    """Answers a LogRequest, whose `number` it has."""
+
+    number: int
+    lines: tuple[LogLine, ...]
+    cursor_s: float
+    """What to ask on behind."""
+    error: str = ""
+    """Why there are no lines, as an error code."""
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, tag="lease?"):
@@ -262,6 +288,17 @@ class ServiceCertificateRefused(msgspec.Struct, frozen=True, tag="service-certif
     code: str
 
 
+class LogRequest(msgspec.Struct, frozen=True, tag="logs?"):
+    """Asks for lines of a service's output, once; a LogChunk answers it."""
+
+    number: int
+    service_id: str
+    tail: int
+    """How many lines at most."""
+    after_s: float | None = None
+    """The cursor of a chunk before: the next lines; None: the last ones."""
+
+
 class Lease(msgspec.Struct, frozen=True, tag="lease"):
     """Prolongs the lease asked for as `number`, for `lease_s` from when that was sent."""
 
@@ -284,7 +321,14 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal"):
 
 
 FromAgent = (
-    Hello | Ack | Resync | SigningRequest | HealthReport | ServiceSigningRequest | LeaseRequest
+    Hello
+    | Ack
+    | Resync
+    | SigningRequest
+    | HealthReport
+    | ServiceSigningRequest
+    | LogChunk
+    | LeaseRequest
 )
 FromManager = (
     Welcome
@@ -295,6 +339,7 @@ FromManager = (
     | Certificate
     | ServiceCertificate
     | ServiceCertificateRefused
+    | LogRequest
     | Lease
     | Wipe
     | Refusal

@@ -24,6 +24,7 @@ ELSEWHERE: Final = {
     ("read-the-audit", "strongroom audit export old.jsonl"): "tests/e2e/test_audit_trim.py",
     ("spiffe-workload-api", "strongroom-agent spiffe --files"): "tests/unit/agent/spiffe",
     ("configs", ""): "tests/e2e/test_command_line.py",
+    ("service-logs", "strongroom"): "tests/e2e/test_service_logs.py",
     ("systemd", "strongroom-agent join"): "tests/e2e/test_systemd.py",
 }
 """Commands (page, how they begin) that need a state of their own, and the test that types them."""

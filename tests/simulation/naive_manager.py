@@ -75,6 +75,8 @@ class NaiveManager:
                 return [wire.Certificate((b"leaf",), (b"root",), (b"control",), (b"workload",))]
             case wire.Ack():
                 self.acks.append(message)
+            case wire.LogChunk():
+                raise AssertionError("nobody asked for a log")
             case wire.HealthReport():
                 self.health.append(message)
             case _:

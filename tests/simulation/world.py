@@ -171,7 +171,8 @@ class World:
             case effects.Report(error):
                 self.reports.append(error.code)
             case (
-                effects.StoreCertificate()
+                effects.ReadLogs()
+                | effects.StoreCertificate()
                 | effects.StoreManagers()
                 | effects.TakeServiceCertificate()
             ):

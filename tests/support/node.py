@@ -53,6 +53,8 @@ class Node:
         self.uids = {"red": 61_001, "blue": 61_002}
         self.held = Held({"red": {"db": b"red-value"}, "blue": {"db": b"blue-value"}})
         self.mounts: dict[str, ServiceMount] = {}
+        self.logged: set[str] = set()
+        """Services that keep a log."""
         self.workload = WorkloadServer(self.run_directory, self.held)
         self.control = ControlServer(self.run_directory, self.describe, lambda: {"ok": True})
 
@@ -83,7 +85,8 @@ class Node:
         uid = self.uids[service]
         socket = str(self.workload.socket_path(service))
         path = str(self.mounts_root / service)
-        return ServiceDescription(service, uid, uid, path, socket, service in self.mounts)
+        mounted, logged = service in self.mounts, service in self.logged
+        return ServiceDescription(service, uid, uid, path, socket, mounted, logs=logged)
 
     async def start_exec(self, service: str, *command: str) -> asyncio.subprocess.Process:
         """Start `strongroom-agent exec`."""

@@ -110,6 +110,8 @@ class ServiceSpec(msgspec.Struct, frozen=True, kw_only=True):
     health: Health | None = None
     certificate: bool = False
     """Whether the service finds a certificate of its own among its files."""
+    logs: bool = False
+    """Whether nodes keep the last lines of its output in memory, for `service logs`."""
 
 
 class ServiceRecord(Record, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from cluster.api import (
     routes_events,
     routes_exposure,
     routes_join,
+    routes_logs,
     routes_rollouts,
     routes_rotations,
     routes_secrets,
@@ -149,6 +150,7 @@ class ApiLab:
             ),
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_events.routes(cases.edge, cases.events),
+            routes_logs.routes(cases.edge, cases.service_logs),
             routes_agent.routes(cases.edge, cases.requests, cases.sessions, cases.issue),
             routes_audit.routes(cases.edge, cases.audit),
         )

@@ -1,0 +1,205 @@
+"""What a node answers when a manager asks for lines: from real keepers' sockets."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from agent.local_call import short_address
+from agent.log_ring import Line
+from agent.mount_table import MountTable
+from agent.service_logs import AT_ONCE, ServiceLogs
+from cluster.protocol.wire import LOG_BYTES, LOG_LINES, LogChunk, LogRequest, ServiceAssignment
+from tests.support.clock import ManualClock
+
+PATIENCE_S = 30.0
+
+
+class Table:
+    """A port: what is in place on the node."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        (directory / "..1").mkdir()
+        (directory / "..1/db").write_bytes(b"hunter22")
+        self.mounted = {
+            "s1": ServiceAssignment("s1", "web", 1, 1, 1, (), logs=True),
+            "s2": ServiceAssignment("s2", "mute", 1, 1, 1, ()),
+        }
+
+    def path_of(self, service_id: str) -> Path:
+        """Return where a service's files are."""
+        del service_id
+        return self._directory
+
+
+class Node:
+    """The part under test, with what it sent."""
+
+    def __init__(self, directory: Path, group: asyncio.TaskGroup) -> None:
+        self.logs_dir = directory / "logs/web"
+        self.logs_dir.mkdir(parents=True)
+        mount = directory / "mount"
+        mount.mkdir()
+        self.clock = ManualClock()
+        self.sent: asyncio.Queue[tuple[int, LogChunk]] = asyncio.Queue()
+        table = cast("MountTable", Table(mount))
+        self.logs = ServiceLogs(directory, table, self.clock, group, self._send)
+
+    async def _send(self, link: int, chunk: LogChunk) -> None:
+        await self.sent.put((link, chunk))
+
+    async def ask(
+        self, service_id: str = "s1", tail: int = 100, after_s: float | None = None
+    ) -> LogChunk:
+        self.logs.answer(3, LogRequest(5, service_id, tail, after_s))
+        async with asyncio.timeout(PATIENCE_S):
+            link, chunk = await self.sent.get()
+        assert (link, chunk.number) == (3, 5)
+        return chunk
+
+    def now(self) -> float:
+        return self.clock.boottime_s()
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[Node]:
+    async with asyncio.TaskGroup() as group:
+        node = Node(directory, group)
+        yield node
+        node.logs.cancel()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    async with running(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def keeper(path: Path, *lines: Line, raw: bytes | None = None) -> Iterator[None]:
+    """Stand in for a keeper: answer every question with these lines that are behind `after`."""
+    with socket.socket(socket.AF_UNIX) as listening, short_address(path) as address:
+        listening.bind(address)
+        listening.listen()
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection, connection.makefile("rb") as stream:
+                    after_s = json.loads(stream.readline())["after"]
+                    rows = [asdict(line) for line in lines if line.at_s > after_s]
+                    body = raw if raw is not None else json.dumps(rows).encode()
+                    header: dict[str, Any] = {"v": 1, "ok": True, "size": len(body)}
+                    connection.sendall(json.dumps(header).encode() + b"\n" + body)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(PATIENCE_S)
+
+
+def line(at_s: float, text: str) -> Line:
+    return Line(at_s, 1_000.0 + at_s, "stdout", text)
+
+
+def said(chunk: LogChunk) -> list[str]:
+    return [one.text for one in chunk.lines]
+
+
+async def test_lines_of_all_its_programs_in_the_order_they_came(node: Node) -> None:
+    now = node.now()
+    with (
+        keeper(node.logs_dir / "1.sock", line(now - 3, "a"), line(now - 1, "c")),
+        keeper(node.logs_dir / "2.sock", line(now - 2, "b"), line(now + 9, "later")),
+    ):
+        chunk = await node.ask()
+        assert (said(chunk), chunk.cursor_s, chunk.error) == (["a", "b", "c"], now, "")
+        assert said(await node.ask(tail=2)) == ["b", "c"]
+        assert said(await node.ask(tail=0)) == []
+        node.clock.advance(10)
+        assert said(await node.ask(after_s=chunk.cursor_s)) == ["later"]
+
+
+@pytest.mark.threat("T-54")
+@pytest.mark.parametrize("service_id", ["s2", "unknown"])
+async def test_only_a_service_in_place_that_keeps_a_log_is_answered_for(
+    node: Node, service_id: str
+) -> None:
+    """Whatever lies in the directory: the assignment decides."""
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
+        chunk = await node.ask(service_id)
+        assert (chunk.lines, chunk.error) == ((), "service_not_found")
+        assert said(await node.ask("s1")) == ["a"]
+
+
+@pytest.mark.threat("T-54")
+async def test_values_that_came_after_they_were_printed_are_taken_out(node: Node) -> None:
+    """A keeper knows what was in the files then; here those in them now are looked for."""
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "it is hunter22")):
+        assert said(await node.ask()) == ["it is [redacted]"]
+
+
+async def test_a_chunk_is_bounded_and_the_rest_is_behind_its_cursor(node: Node) -> None:
+    start = node.now() - 100
+    lines = [line(start + number / 1e3, f"{number} ".ljust(500, "x")) for number in range(600)]
+    with keeper(node.logs_dir / "1.sock", *lines):
+        last = await node.ask(tail=600)
+        assert said(last)[-1].startswith("599 ")
+        assert sum(map(len, said(last))) <= LOG_BYTES
+        seen: list[str] = []
+        cursor_s = start - 1
+        while (chunk := await node.ask(tail=LOG_LINES, after_s=cursor_s)).lines:
+            assert sum(map(len, said(chunk))) <= LOG_BYTES
+            seen += said(chunk)
+            cursor_s = chunk.cursor_s
+        assert seen == [one.text for one in lines]
+
+
+async def test_no_more_lines_than_were_asked_for_and_none_is_missed(node: Node) -> None:
+    lines = [line(node.now() - 10 + number / 100, str(number)) for number in range(25)]
+    with keeper(node.logs_dir / "1.sock", *lines):
+        seen: list[str] = []
+        cursor_s = node.now() - 11
+        for _ in range(3):
+            chunk = await node.ask(tail=10, after_s=cursor_s)
+            seen, cursor_s = seen + said(chunk), chunk.cursor_s
+        assert seen == [str(number) for number in range(25)]
+
+
+async def test_what_no_keeper_answers_on_is_passed_over(node: Node) -> None:
+    with socket.socket(socket.AF_UNIX) as dead, short_address(node.logs_dir / "1.sock") as address:
+        dead.bind(address)
+    (node.logs_dir / "other").touch()
+    with (
+        keeper(node.logs_dir / "2.sock", raw=b"[{]"),
+        keeper(node.logs_dir / "3.sock", raw=b'[{"at_s": "x"}]'),
+        keeper(node.logs_dir / "4.sock", line(node.now() - 1, "a")),
+    ):
+        assert said(await node.ask()) == ["a"]
+    assert not (node.logs_dir / "1.sock").exists()
+
+
+async def test_a_flood_of_requests_is_told_to_come_back(node: Node) -> None:
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
+        for _ in range(AT_ONCE + 3):
+            node.logs.answer(3, LogRequest(5, "s1", 10))
+        async with asyncio.timeout(PATIENCE_S):
+            chunks = [(await node.sent.get())[1] for _ in range(AT_ONCE + 3)]
+    refused = [chunk for chunk in chunks if chunk.error]
+    assert len(refused) >= 3
+    assert {chunk.error for chunk in refused} == {"too_many_requests"}
+    assert [said(chunk) for chunk in chunks if not chunk.error]
