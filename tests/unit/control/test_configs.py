@@ -4,6 +4,7 @@ import asyncio
 from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from itertools import repeat
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -108,6 +109,18 @@ async def test_removed_config_leaves_nothing_and_frees_its_name(lab: ControlLab)
         await lab.configs.remove(lab.context(), "plain")
     assert await create(lab, "plain", b"new") != config_id
     assert await content(lab, "plain") == b"new"
+
+
+@pytest.mark.threat("T-01")
+async def test_neither_content_nor_name_is_readable_where_it_is_stored(
+    lab: ControlLab, tmp_path: Path
+) -> None:
+    await create(lab, "config-name-canary", CANARY, labels="label-canary")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    stored_bytes = b"".join(path.read_bytes() for path in files)
+    assert len(stored_bytes) > len(CANARY)
+    for canary in (CANARY, b"config-name-canary", b"label-canary"):
+        assert canary not in stored_bytes
 
 
 @pytest.mark.threat("T-53")
