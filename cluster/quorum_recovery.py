@@ -73,12 +73,14 @@ async def look_at_loss(config: Config, started: StartedEngine) -> Loss:
     """Return what is lost. Raises Conflict where a majority answers, WrongEngine on SQLite."""
     if started.member is None:
         raise WrongEngine("this cluster runs on SQLite, whose one manager has no quorum to lose")
+    # The quorum first: an engine that was just started has not read all its members yet.
+    has_quorum = await _has_quorum(started)
     voters = await _voters(started)
     if config.peer_address not in voters:
         raise Conflict("this manager's member does not vote; recover on one that does")
     answering = await asyncio.gather(*(started.answers(address) for address in voters))
     unreachable = tuple(a for a, up in zip(voters, answering, strict=True) if not up)
-    if len(voters) - len(unreachable) > len(voters) // 2 or await _has_quorum(started):
+    if has_quorum or len(voters) - len(unreachable) > len(voters) // 2:
         raise Conflict(
             "a majority of the managers answers: the quorum is not lost; wait for it, and take "
             "out managers that will not come back with `strongroom manager rm`"

@@ -8,6 +8,7 @@ one that does not answer tells nothing. Source: DESIGN 3.
 """
 
 import asyncio
+from typing import Final
 
 import structlog
 
@@ -15,6 +16,9 @@ from cluster.engine_start import StartedEngine
 from cluster.protocol.errors import PermissionDenied, Unavailable
 
 log = structlog.get_logger(__name__)
+
+UNKNOWN: Final = frozenset({"", "0"})
+"""What a member says, or is taken to say, before it knows its cluster."""
 
 
 async def require_no_successor(started: StartedEngine) -> None:
@@ -32,7 +36,7 @@ async def require_no_successor(started: StartedEngine) -> None:
     others = [address for address in own.voters if address != own_address]
     names = await asyncio.gather(*(_cluster_of(started, address) for address in others))
     for address, name in zip(others, names, strict=True):
-        if name and own.cluster_id and name != own.cluster_id:
+        if UNKNOWN.isdisjoint({name, own.cluster_id}) and name != own.cluster_id:
             log.error("engine.succeeded", address=address)
             raise PermissionDenied(
                 f"the cluster was recovered without this manager: {address} is in a new life of "
