@@ -42,8 +42,11 @@ clear_leftovers() { # of scripts that were killed: their engines went with them,
     local left
     for left in /var/tmp/strongroom-engine.*; do
         [[ -d $left ]] || continue
-        [[ -s $left/owner ]] && kill -0 "$(cat "$left/owner")" 2>/dev/null && continue
-        [[ -z $(find "$left" -maxdepth 0 -mmin -1 2>/dev/null) ]] || continue # not yet marked
+        if [[ -s $left/owner ]]; then
+            ! kill -0 "$(cat "$left/owner")" 2>/dev/null || continue
+        elif [[ -n $(find "$left" -maxdepth 0 -mmin -1 2>/dev/null) ]]; then
+            continue # not yet marked
+        fi
         remove_cgroups "strongroom-${left##*.}"
         rm -rf --one-file-system "$left" "/dev/shm/${left##*/}"
     done
@@ -60,10 +63,14 @@ mkdir -m 0700 "$memory"
 group=strongroom-${work##*.}
 engine=""
 pending=()
-# A program in namespaces of its own. Whoever started it ends: it goes, with all it has started and mounted.
-alone=(setpriv --pdeathsig KILL unshare --mount --propagation private --pid --fork --kill-child)
+declare -A roots=()
+# A program in namespaces of its own, which goes with all that it has started and mounted.
+alone=(unshare --mount --propagation private --pid --fork --kill-child)
 
-start() { "$@" & pending+=($!); } # what must not outlive this script, nor keep it from hearing a signal
+start() { # a program that keeps this script from hearing no signal, and that does not outlive it
+    setpriv --pdeathsig KILL "$@" &
+    pending+=($!)
+}
 
 finish() { # the oldest that was started
     local status=0
@@ -76,6 +83,8 @@ end_engine() {
     trap '' INT TERM HUP
     if ((${#pending[@]})); then
         kill -TERM "${pending[@]}" 2>/dev/null || true
+        sleep 1
+        kill -KILL "${pending[@]}" 2>/dev/null || true
         wait "${pending[@]}" 2>/dev/null || true
     fi
     if [[ -n $engine ]]; then
@@ -100,18 +109,26 @@ mirror() {
         grep -m 1 -E '/debian/?$' || true
 }
 
-debian() { # name, variant, packages: keep a Debian root as a tar, for a week, by what it is made of
-    local file=$cache/$1-$suite options
+debian() { # name, variant, packages: begin to make a Debian root as a tar; it is kept for a week
+    local options
     options=(--format=tar --variant="$2" --include="$3" --dpkgopt='path-exclude=/usr/share/man/*'
         --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*')
-    file+=-$(sha256sum <<<"${options[*]}" | cut -c1-12).tar
-    if [[ -z $(find "$file" -mtime "-$max_age_days" -size +1M 2>/dev/null) ]]; then
-        say "making a Debian $suite with $3"
-        TMPDIR=$work "${alone[@]}" --mount-proc mmdebstrap --quiet "${options[@]}" "$suite" "$work/$1.tar" $(mirror)
-        find "$cache" -maxdepth 1 -name "$1-$suite*" -delete
-        mv "$work/$1.tar" "$file"
-    fi
-    ln -s "$(realpath "$file")" "$work/$1.tar"
+    # Its name tells what it is made of.
+    roots[$1]=$cache/$1-$suite-$(sha256sum <<<"${options[*]}" | cut -c1-12).tar
+    [[ -z $(find "${roots[$1]}" -mtime "-$max_age_days" 2>/dev/null) ]] || return 0
+    say "making a Debian $suite with $3"
+    TMPDIR=$work start "${alone[@]}" --mount-proc \
+        mmdebstrap --quiet "${options[@]}" "$suite" "$work/$1.tar" $(mirror)
+}
+
+keep_roots() { # those that were made
+    local name
+    while ((${#pending[@]})); do finish; done
+    for name in "${!roots[@]}"; do
+        [[ -e $work/$name.tar ]] || continue
+        find "$cache" -maxdepth 1 -name "$name-$suite*" -delete
+        mv "$work/$name.tar" "${roots[$name]}"
+    done
 }
 
 copy_checkout() { # the last commit, as `make test-fresh` does
@@ -145,7 +162,7 @@ fetch_wheels() { # for the image's Python, whatever this machine's is
 
 start_engine() {
     # shellcheck disable=SC2016
-    "${alone[@]}" --net --ipc --uts bash -euc '
+    setpriv --pdeathsig KILL "${alone[@]}" --net --ipc --uts bash -euc '
         root=$1 group=$2
         mount --bind "$root" "$root"
         mount -t proc proc "$root/proc"
@@ -196,14 +213,13 @@ wait_for_engine() {
 }
 
 # The packages of the engine are unpacked, and none of their scripts is run: three names are missing then.
-start debian engine extract bash,coreutils,mount,docker.io,docker-compose,iptables,iproute2
-start debian base minbase python3,python3-venv,ca-certificates
-finish
-finish
+debian engine extract bash,coreutils,mount,docker.io,docker-compose,iptables,iproute2
+debian base minbase python3,python3-venv,ca-certificates
+keep_roots
 say "unpacking the engine"
 mkdir -p "$root"/{proc,sys,dev,run,tmp,mnt}
 chmod 0755 "$root"
-tar -C "$root" --exclude='./dev/*' -xf "$work/engine.tar"
+tar -C "$root" --exclude='./dev/*' -xf "${roots[engine]}"
 for name in iptables ip6tables; do ln -sf xtables-nft-multi "$root/usr/sbin/$name"; done
 rm -rf "$root/var/run"
 ln -s ../run "$root/var/run"
@@ -213,8 +229,8 @@ write_programs
 start_engine
 wait_for_engine
 say "importing the base image"
-"$work/bin/docker" import - strongroom-base:"$suite" <"$work/base.tar" >/dev/null
+"$work/bin/docker" import - strongroom-base:"$suite" <"${roots[base]}" >/dev/null
 
 export PATH=$work/bin:$PATH BASE_IMAGE=strongroom-base:$suite STRONGROOM_ENGINE_ROOT=$root STRONGROOM_LAB=$root$lab STRONGROOM_MEMORY=$memory
-start "$@" <&0
+start "$@"
 finish

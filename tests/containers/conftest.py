@@ -26,7 +26,7 @@ def lab() -> Iterator[ContainerLab]:
     """Return the lab after its story: every part runs, three secrets are in place."""
     disk = Path(ENGINE_ROOT) / "var" / "lib" / "docker"
     made = make_lab(REPOSITORY, disk, Path(os.environ["STRONGROOM_MEMORY"]), Narrator())
-    made.engine.run("docker-compose", "build", "--quiet", *ONE_OF_EACH)
+    made.engine.build(*ONE_OF_EACH)
     try:
         play(made)
         made.narrator.summary()

@@ -29,7 +29,7 @@ def enter(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=directory,
         env=os.environ | PROJECT,
-        timeout=180,
+        timeout=600,
         check=False,
     )
 

@@ -21,7 +21,8 @@ SERVICES = (
     *("red", "blue", "twitter", "third-party"),
 )
 PROJECT = "strongroom"
-ENGINE_TIMEOUT_S = 120.0
+ENGINE_TIMEOUT_S = 300.0
+BUILD_TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,13 @@ class Engine:
         self._environment = dict(environment)
         self._cwd = cwd
 
-    def run(self, *words: str, stdin: bytes = b"", check: bool = True) -> str:
+    def run(
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        check: bool = True,
+        timeout_s: float = ENGINE_TIMEOUT_S,
+    ) -> str:
         """Return what a command prints; raise LabError if it fails and `check`."""
         done = subprocess.run(
             words,
@@ -64,13 +71,17 @@ class Engine:
             stderr=subprocess.STDOUT,
             env=self._environment,
             cwd=self._cwd,
-            timeout=ENGINE_TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
         said = done.stdout.decode(errors="replace")
         if check and done.returncode:
             raise LabError(f"`{' '.join(words[:3])}` failed with {done.returncode}: {said.strip()}")
         return said
+
+    def build(self, *services: str) -> None:
+        """Make the images of some services."""
+        self.run("docker-compose", "build", "--quiet", *services, timeout_s=BUILD_TIMEOUT_S)
 
     def container(self, service: str) -> str:
         """Return the id of a service's container, running or not; raise LabError without one."""
