@@ -26,7 +26,9 @@ from tests.support.running import wait_until
 ROOT_TAR: Final = Path(__file__).parents[3] / "build" / "cache" / "peers-bookworm.tar"
 PROGRAMS: Final = ("nsenter", "unshare", "setpriv", "ip", "chroot")
 SUBNET: Final = "10.98.0"
-IMAGE: Final = "bench:latest"
+IMAGE: Final = "127.0.0.1:1/bench:latest"
+"""Made on each engine. A swarm asks the registry of a task's image first: this one refuses at once,
+where another name would wait for a network that is not there."""
 PORT: Final = 2377
 
 _START: Final = """
