@@ -37,7 +37,7 @@ def fill(stage: Stage, count: int) -> None:
     """Create secrets until there are `count`."""
     there = len(_names(stage))
     if there < count:
-        with generating(stage.target(), creation("listed"), 64) as generator:
+        with generating(stage.target(), creation(f"listed-{there}"), 64) as generator:
             generator.round(count - there)
 
 

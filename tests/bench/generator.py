@@ -93,7 +93,7 @@ class Caller(asyncio.Protocol):
         if self._round is not None and complete(self._answer):
             self._round.latencies_ms.append((time.perf_counter() - self._asked_at) * 1_000)
             if not self._answer.startswith(b"HTTP/1.1 2"):
-                self._round.refused.append(self._answer[:300].decode(errors="replace"))
+                self._round.refused.append(self._answer[-300:].decode(errors="replace"))
             self._ask()
 
 

@@ -37,7 +37,7 @@ def by_services(stage: Stage) -> Iterator[Row]:
     """Measure with more and more services, which run on other nodes."""
     costs, there = [], 1
     for count in stage.size.growth_services:
-        _services(stage, count - there)
+        _services(stage, there, count)
         there = count
         cost, row = _cost(stage, f"{count} services")
         costs.append(cost)
@@ -47,19 +47,18 @@ def by_services(stage: Stage) -> Iterator[Row]:
     yield Row.of(name, "ratio", [costs[-1] / costs[0]])
 
 
-def _services(stage: Stage, count: int) -> None:
-    if count <= 0:
+def _services(stage: Stage, there: int, count: int) -> None:
+    if count <= there:
         return
     body = {
-        "name": "other-@number@",
+        "name": f"other-{there}-@number@",
         "uid": UID,
         "gid": UID,
         "constraints": [PLACED_NOWHERE],
-        "references": [{"source": "credential", "target": "other"}],
     }
     asked = Asked("POST", "/v1/services", json.dumps(body).encode())
     with generating(stage.target(), asked, 16) as generator:
-        generator.round(count)
+        generator.round(count - there)
 
 
 def _cost(stage: Stage, size: str) -> tuple[float, Row]:
