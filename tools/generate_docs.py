@@ -15,6 +15,7 @@ from tests.architecture.threat_rows import marks
 from tools import docs_completion, docs_man
 from tools.docs_api import api_page
 from tools.docs_commands import commands_page
+from tools.docs_controls import controls_page
 from tools.docs_settings import settings_page
 
 _THREAT = re.compile(r"(\| (T-\d+) \|.*\|)[^|]*\|")
@@ -80,6 +81,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/api.md": api_page,
     "docs/reference/cli.md": commands_page,
     "docs/reference/config.md": settings_page,
+    "docs/reference/controls.md": controls_page,
     "docs/reference/errors.md": errors_page,
     "docs/threat-model.md": threat_model_page,
     docs_completion.BASH: docs_completion.bash,

@@ -45,6 +45,7 @@ def call_as(uid: int, path: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.threat("T-22")
 @pytest.mark.needs_root
+@pytest.mark.control("T-22", without="cluster/sockets.py::bind_admin")
 def test_admin_socket_is_roots(cluster: RunningCluster) -> None:
     """Directory and socket each keep another user out; with both open he would be answered."""
     path = cluster.managers[0].admin_socket

@@ -84,6 +84,7 @@ async def run_plain(command: list[str], cwd: Path | None = None) -> Done:
 
 
 @pytest.mark.threat("T-19")
+@pytest.mark.control("T-19", without="agent/launch.py::exec_service")
 async def test_red_cannot_open_blues_file(node: Node) -> None:
     """Covered in red's view; unreadable by red's uid without it; blue's uid reads that path."""
     path = str(node.mounts_root / "blue" / "db")

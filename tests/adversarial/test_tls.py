@@ -83,6 +83,7 @@ def trust_root(cluster: ClusterAuthority) -> Weaken:
 
 
 @pytest.mark.threat("T-07")
+@pytest.mark.control("T-07", without="cluster/pki/tls.py::server_context")
 def test_service_certificate_opens_nothing(cluster: ClusterAuthority, manager: Credential) -> None:
     """What a service holds must not reach the managers' API."""
     service = cluster.issue(Kind.SERVICE, "red")
@@ -104,6 +105,7 @@ def test_certificate_straight_from_the_root_opens_nothing(
 
 
 @pytest.mark.threat("T-12")
+@pytest.mark.control("T-12", without="cluster/pki/tls.py::server_context")
 def test_foreign_certificate_opens_nothing(cluster: ClusterAuthority, manager: Credential) -> None:
     """The same names from another cluster's authority."""
     other = ClusterAuthority()
@@ -222,6 +224,7 @@ def session_of(
 
 @pytest.mark.threat("T-13")
 @pytest.mark.parametrize("tickets", [0, 2])
+@pytest.mark.control("T-13", without="cluster/pki/tls.py::server_context")
 def test_resumption_does_not_outlive_trust(
     cluster: ClusterAuthority, manager: Credential, tickets: int
 ) -> None:
@@ -280,6 +283,7 @@ def test_workers_certificate_cannot_serve(cluster: ClusterAuthority) -> None:
     ],
     ids=str,
 )
+@pytest.mark.control("T-08", without="cluster/protocol/server_identity.py::manager_identity")
 def test_only_a_managers_name_may_serve(cluster: ClusterAuthority, uris: list[str]) -> None:
     """Even with the right use and authority the name decides, and nothing is sent before."""
     false = cluster.forge(uris, uses=[SERVER])

@@ -80,6 +80,28 @@ async def test_secrets_are_sealed_to_the_joiners_key_alone(founded: Founded) -> 
         hpke_open(other.private_key, JOIN_PURPOSE, other.public_key, sealed)
 
 
+@pytest.mark.control("T-23", without="cluster/seal/aead.py::hpke_seal")
+async def test_reply_shows_the_root_key_where_it_is_not_sealed(
+    founded: Founded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root_key = founded.founding.contents.root_key.reveal()
+
+    async def replied(number: int) -> bytes:
+        asked = msgspec.structs.replace(
+            await request_of(founded, hpke_keypair().public_key),
+            name=f"m{number}",
+            api_address=f"127.0.0.{number}:7443",
+            join_address=f"127.0.0.{number}:7444",
+            peer_address=f"127.0.0.{number}:7445",
+        )
+        reply = await admission(founded).admit(asked, "127.0.0.2")
+        return base64.b64decode(str(reply["sealed"]))
+
+    assert root_key not in await replied(2)
+    monkeypatch.setattr("cluster.membership.hpke_seal", lambda *args: args[-1].reveal())
+    assert root_key in await replied(3)
+
+
 @pytest.mark.threat("T-23")
 async def test_repeated_request_gets_the_same_reply_and_a_thief_nothing_he_can_open(
     founded: Founded,

@@ -147,3 +147,15 @@ def test_ipv6_counts_by_its_network() -> None:
     assert place_of(("2001:db8:0:1::1", 1, 0, 0)) != one
     assert place_of(("10.0.0.1", 5)) == "10.0.0.1"
     assert place_of("") == "local"
+
+
+@pytest.mark.control("T-46", without="cluster/api/accepting.py::AcceptLoop")
+async def test_one_address_takes_everything_without_doors() -> None:
+    async def fourth_is_closed(doors: Doors) -> bool:
+        async with accepting(doors) as (_loop, port, _authority):
+            for _ in range(3):
+                await silent(port, "127.0.0.2")
+            return await ended(await silent(port, "127.0.0.2"))
+
+    assert await fourth_is_closed(Doors(per_address=3, together=100))
+    assert not await fourth_is_closed(Doors(per_address=10**6, together=10**6))

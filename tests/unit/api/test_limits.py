@@ -137,3 +137,22 @@ async def test_ipv6_host_has_one_rate_for_its_whole_network() -> None:
     asked = [await edge.ask(f"2001:db8::{number}") for number in range(3)]
     assert asked == [200, 200, 429]
     assert await edge.ask("2001:db8:0:1::1") == 200
+
+
+@pytest.mark.control("T-16", without="cluster/api/limits.py::Limits")
+async def test_flood_of_requests_is_work_without_limits() -> None:
+    """The same ten requests, and a body of any size, with and without the middleware."""
+    edge = Edge(rate=Rate(per_s=1, burst=3))
+    assert [await edge.ask(length=b"99") for _ in range(10)].count(413) == 3
+    assert edge.seen == []
+    bare, sent = Edge(), []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": b"x" * 99}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["status"])
+
+    for _ in range(10):
+        await bare.application({"client": ("10.0.0.1", 1)}, receive, send)
+    assert sent == [200] * 10

@@ -260,3 +260,19 @@ def test_handshake_that_comes_to_nothing_is_counted(
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
         server.wait_until(lambda: server.refused[Refused.HANDSHAKE] == before + 1)
     assert set(server.refused) == {Refused.HANDSHAKE}
+
+
+@pytest.mark.control("T-10", without="cluster/api/peer.py::ConnectionRegistry")
+def test_open_connection_outlives_a_revocation_without_the_cut(
+    cluster: ClusterAuthority, server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief = cluster.issue(Kind.NODE, "thief")
+    with open_websocket(cluster, server, thief) as connection:
+        assert ask_over(connection) == "spiffe://lab.test/node/thief"
+        with monkeypatch.context() as without:
+            without.setattr(ConnectionRegistry, "_cut_all", lambda *_: 0)
+            server.call(lambda: server.registry.cut(thief.fingerprint))
+            assert ask_over(connection) == "spiffe://lab.test/node/thief"
+        server.call(lambda: server.registry.cut(thief.fingerprint))
+        with pytest.raises(ConnectionClosed):
+            ask_over(connection)

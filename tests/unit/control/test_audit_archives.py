@@ -12,6 +12,7 @@ from cluster.control.policy import Principal, Role
 from cluster.protocol.errors import AuditChainBroken, InvalidRequest
 from cluster.protocol.identity import Kind, SpiffeId
 from cluster.protocol.ids import ManagerId
+from cluster.store.audit_archive import verify_archive
 from cluster.store.audit_trim import AuditTrim
 from cluster.store.records import AuditEntry
 from tests.support.stores import StoreLab
@@ -105,6 +106,17 @@ async def test_entries_of_a_file_are_read_and_the_reading_is_on_record(
     answer = await AuditQuery(lab.requests).read(AUDITOR, AuditFilter(caller="local-root"))
     (entry,) = cast("list[dict[str, Any]]", answer["entries"])
     assert (entry["action"], entry["detail"]) == ("audit.read", f"export {path.name}")
+
+
+@pytest.mark.control("T-43", without="cluster/store/audit_archive.py::verify_archive")
+async def test_older_file_passes_for_the_newest_without_the_checkpoint(
+    archive: Archive, stores: StoreLab
+) -> None:
+    old, newest = [await archive.export(name) for name in ("a", "b")]
+    newest.write_bytes(old.read_bytes())
+    assert (await archive.verdicts())[newest.name]["verdict"] == "broken"
+    judged = verify_archive(archive.directory, stores.root_key, None, MANAGER)
+    assert {one.name: one.wrong for one in judged} == {old.name: "", newest.name: ""}
 
 
 @pytest.mark.threat("T-43")

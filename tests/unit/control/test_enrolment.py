@@ -242,6 +242,21 @@ async def test_return_needs_the_old_key_and_a_serial_on_record(lab: ControlLab) 
         await away.come_back()
 
 
+@pytest.mark.control("T-28", without="cluster/pki/csr.py::verify_return_request")
+async def test_old_certificate_alone_brings_nobody_back(
+    lab: ControlLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Certificates are no secret: without the old key's signature looked at, one is enough."""
+    away = _Away(lab)
+    await away.join()
+    request = csr.make_csr(csr.new_key())
+    forged = csr.sign_return_request(csr.new_key(), request)
+    with pytest.raises(PermissionDenied):
+        await lab.enrolment.return_node(away.certificate, request, forged, HERE)
+    monkeypatch.setattr("cluster.control.enrolment.verify_return_request", lambda *_: None)
+    assert await lab.enrolment.return_node(away.certificate, request, forged, HERE)
+
+
 @pytest.mark.threat("T-28")
 async def test_return_by_a_forged_certificate_is_refused(lab: ControlLab) -> None:
     """Name, key and serial are right, and it ends later: whoever has the old key can write that."""

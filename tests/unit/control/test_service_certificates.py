@@ -134,6 +134,23 @@ async def test_not_placed_here_not_there_and_no_certificate_read_the_same(lab: C
     assert len(await audit(lab)) == 1
 
 
+@pytest.mark.control("T-30", without="cluster/control/service_certificates.py::ServiceCertificates")
+async def test_node_has_anybodys_certificate_where_placement_is_not_looked_at(
+    lab: ControlLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief, _ = await placed(lab)
+    _, victim = await placed(lab, "blue", uid=1001)
+    request = csr.make_csr(csr.new_key())
+    with pytest.raises(PermissionDenied):
+        await certificates(lab).issue(thief, victim, request)
+    stored = lab.view.services.get(victim)
+    assert stored is not None
+    monkeypatch.setattr(
+        "cluster.control.service_certificates._decided_from", lambda *_: (stored.record, ())
+    )
+    assert (await certificates(lab).issue(thief, victim, request)).service_id == victim
+
+
 @pytest.mark.threat("T-30")
 @pytest.mark.parametrize("what", ["node", "service", "certificate"])
 async def test_removal_ends_issuing(lab: ControlLab, what: str) -> None:

@@ -1,5 +1,6 @@
 """Hooks over HTTPS: both ends prove themselves, and the status is the whole answer."""
 
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from cluster.hook.contract import Credential, HookAction, HookCall
 from cluster.hook.directory import HookDirectory
+from cluster.hook.endpoint import post, read_endpoint
 from cluster.protocol.errors import HookFailed
 from cluster.protocol.ids import VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
@@ -107,6 +109,22 @@ async def test_value_goes_to_nobody_but_the_endpoint_that_is_named(party: Party)
     assert "does not verify" in await why(party.describe(url=other_name))
     assert party.received.bodies == []
     await party.describe().call("party", CALL)
+    assert len(party.received.bodies) == 1
+
+
+@pytest.mark.control("T-38", without="cluster/hook/endpoint.py::read_endpoint")
+async def test_stranger_gets_the_value_where_his_certificate_is_not_looked_at(
+    party: Party,
+) -> None:
+    stranger = party.directory / "stranger"
+    stranger.mkdir()
+    Authority("stranger").write(stranger)
+    assert "does not verify" in await why(party.describe(ca_file="stranger/ca.crt"))
+    assert party.received.bodies == []
+    named = read_endpoint(party.directory / "party.toml")
+    named.context.check_hostname = False
+    named.context.verify_mode = ssl.CERT_NONE
+    await post(named, CALL, 30.0)
     assert len(party.received.bodies) == 1
 
 

@@ -75,3 +75,19 @@ def test_service_does_not_believe_another_clusters_service(cluster: ClusterAutho
     stranger = ClusterAuthority().issue(Kind.SERVICE, "red")
     with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
         shake_hands(cluster.issue(Kind.SERVICE, "red"), stranger, ca_pem(cluster))
+
+
+@pytest.mark.control("T-31", without="cluster/pki/ca.py::trust_anchor")
+def test_root_as_anchor_makes_a_service_believe_a_node(cluster: ClusterAuthority) -> None:
+    """What `ca.crt` holds is all there is between the two."""
+    red, node = cluster.issue(Kind.SERVICE, "red"), cluster.issue(Kind.NODE)
+
+    def believes(ca: str) -> bool:
+        try:
+            shake_hands(red, node, ca)
+        except ssl.SSLError:
+            return False
+        return True
+
+    assert not believes(ca_pem(cluster))
+    assert believes(cluster.root.certificate.public_bytes(Encoding.PEM).decode())

@@ -16,7 +16,7 @@ from cluster.protocol.errors import (
     PermissionDenied,
 )
 from cluster.protocol.secret_bytes import SecretBytes
-from cluster.seal import unlock
+from cluster.seal import aead, unlock
 from cluster.seal.unlock import (
     SealFileContents,
     UnlockKey,
@@ -168,6 +168,27 @@ def test_a_seal_file_holds_nothing_in_clear(
         assert clear not in file, field.name
     assert seal_key.key.reveal() not in file
     assert unlock_key.key.reveal() not in file
+
+
+@pytest.mark.control("T-24", without="cluster/seal/unlock.py::open_seal_file")
+def test_seal_file_is_an_open_book_without_the_unlock_key_in_it(
+    path: Path,
+    unlock_key: UnlockKey,
+    entropy: SeededEntropy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sealed under a key that everybody has, whoever has the file has the root key."""
+    create_seal_file(path, unlock_key, CONTENTS, entropy)
+    thief = UnlockKey.generate(entropy)
+    with pytest.raises(PermissionDenied):
+        open_seal_file(path, thief)
+    path.unlink()
+    derive = aead.derive
+    monkeypatch.setattr(
+        aead, "derive", lambda _key, *how, **more: derive(SecretBytes(bytes(32)), *how, **more)
+    )
+    create_seal_file(path, unlock_key, CONTENTS, entropy)
+    assert open_seal_file(path, thief)[0].root_key == CONTENTS.root_key
 
 
 def test_a_seal_file_is_never_created_over_another(

@@ -1,0 +1,32 @@
+"""A store, a control layer and a dispatcher over SQLite, and `without`, which takes a mechanism
+away.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from cluster.engine.seam import Engine
+from tests.support.stores import StoreLab, sqlite_lab
+from tests.unit.dispatcher.lab import DispatchLab, WatchedEngine
+
+
+@pytest.fixture
+async def stores(tmp_path: Path, seed: int) -> AsyncIterator[StoreLab]:
+    async with sqlite_lab(tmp_path, seed) as lab:
+        yield lab
+
+
+@pytest.fixture
+async def engine(stores: StoreLab) -> WatchedEngine:
+    return WatchedEngine(stores.engine)
+
+
+@pytest.fixture
+async def lab(stores: StoreLab, engine: WatchedEngine) -> DispatchLab:
+    """The use cases and the dispatcher of one manager."""
+    lab = DispatchLab(stores, await stores.open("m1", engine=cast("Engine", engine)))
+    await lab.initialise()
+    return lab
