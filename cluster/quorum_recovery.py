@@ -13,7 +13,7 @@ without the other members and read once, and what it holds is written into a fre
 The new life has a higher incarnation and a fresh key epoch, the other managers are removed in it,
 and unspent tokens for managers are gone; the fresh engine is a cluster of another name, which no
 old member talks to (`succession`). Owns the question whether there is a quorum after all, and the
-steps. Sources: etcd's disaster recovery, DESIGN 3.
+steps. Sources: ADR 0015, etcd's disaster recovery.
 """
 
 import asyncio
