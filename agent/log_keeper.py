@@ -130,7 +130,9 @@ class Keeper:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # Without a socket the program still runs, and its output still goes where it went.
         with suppress(OSError):
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Its parent too: the names of the services that keep a log are nobody else's business.
+            for directory in (self._path.parent.parent, self._path.parent):
+                directory.mkdir(mode=0o700, exist_ok=True)
             with short_address(self._path) as address:
                 listening.bind(address)
             self._path.chmod(0o600)

@@ -11,7 +11,8 @@ from cluster.control.service_logs import NODES, ServiceLogs
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.ids import is_id
 
-Cursors = Annotated[list[str] | None, Query(max_length=NODES)]
+Cursors = Annotated[list[str] | None, Query(max_length=16 * NODES)]
+"""Also of the nodes of other managers: who asks need not know which is whose."""
 Names = Annotated[list[str] | None, Query(max_length=NODES)]
 
 
