@@ -138,7 +138,7 @@ def attempted_at_s(rotation: RotationRecord) -> float | None:
 def _back_off_s(attempts: int) -> float:
     # Retiring is tried without end: a power of its own accord would leave the range of a float.
     doublings = min(attempts - 1, _MOST_DOUBLINGS)
-    return min(FIRST_BACK_OFF_S * 2**doublings, LONGEST_BACK_OFF_S)
+    return min(FIRST_BACK_OFF_S * 2.0**doublings, LONGEST_BACK_OFF_S)
 
 
 def succeeded(rotation: RotationRecord, now_s: float) -> Become:
