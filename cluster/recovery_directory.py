@@ -8,7 +8,8 @@
 
 `survivor` is a copy of the member's data, to be read once; `recovered` is the new engine's. The
 rename of `member` to `given-up` is the one moment at which the store moves; everything after it is
-`settle`'s, in the same process or at the next start. Blocking: run it in a thread. Source: ADR 0015.
+`settle`'s, in the same process or at the next start. Blocking: run it in a thread. Source: ADR
+0015.
 """
 
 import os
