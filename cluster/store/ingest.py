@@ -7,6 +7,7 @@ away it lists again and takes in the difference.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -34,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 0.5
 LIST_ATTEMPTS: Final = 5
+MANY: Final = 10_000
+"""Records that are worth keeping from the collector of cycles: they have none, and it would look
+through all of them while they are read, and stop everything for it ever after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,9 @@ class Ingest:
             self._view.fault(EVERYTHING, "the engine's revision went back")
             raise StoreRolledBack
         self._take_keyring(page.entries[0] if page.entries else None)
+        if not (self._known or self._view.revision):
+            await self._fill(revision)
+            return
         staged: list[_Staged] = []
         listed: set[bytes] = set()
         for kind in Kind:
@@ -136,6 +143,22 @@ class Ingest:
         changes = [self._remove(key) for key in self._known.keys() - listed]
         changes += [self._take(one) for one in staged]
         self._view.reached(revision, tuple(change for change in changes if change))
+
+    async def _fill(self, revision: int) -> None:
+        """Take a first listing in as it comes: nobody has the view yet, and staged as well it would
+        be in memory twice. If it breaks off, the next listing takes in the difference."""
+        gc.disable()
+        try:
+            for kind in Kind:
+                async for entry in self._list(self._prefixes[kind], revision):
+                    opened = self._open(entry)
+                    if opened is not None:
+                        self._take(opened)
+        finally:
+            gc.enable()
+        if len(self._known) >= MANY:
+            gc.freeze()
+        self._view.reached(revision, ())
 
     async def _list(self, prefix: bytes, revision: int) -> AsyncIterator[Entry]:
         after = None

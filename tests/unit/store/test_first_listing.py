@@ -1,0 +1,81 @@
+"""The first listing: taken in as it comes, and made good where it broke off."""
+
+import gc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.engine.seam import Page
+from cluster.engine.sqlite import SqliteEngine
+from cluster.protocol.errors import Compacted
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.keyring import new_keyring
+from cluster.store.records import CLUSTER_ID
+from cluster.store.sealed_store import Create, Remove, Write, bootstrap_store
+from tests.support.clock import ManualClock
+from tests.support.entropy import SeededEntropy
+from tests.support.stores import StoreLab, UnreliableEngine, cluster_record, node
+
+
+class CompactedEngine(UnreliableEngine):
+    """A port to a real engine whose history is compacted in the middle of its first listing."""
+
+    def __init__(self, lab: StoreLab, after: int, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(lab.engine)
+        self._left = after
+        self._meanwhile = meanwhile
+
+    async def list_page(self, *args: object, **kwargs: object) -> Page:
+        """Pass on, until the history is gone, once."""
+        self._left -= 1
+        if self._left == 0:
+            await self._meanwhile()
+            raise Compacted(1)
+        page: Page = await self._engine.list_page(*args, **kwargs)  # type: ignore[arg-type]  # as they came
+        return page
+
+
+@pytest.mark.parametrize("after", [2, 5, 9, 14])
+async def test_a_listing_that_broke_off_is_made_good_by_the_next(lab: StoreLab, after: int) -> None:
+    store = await lab.open()
+    await store.commit(Write(tuple(Create(node(f"n{number}")) for number in range(6))))
+
+    async def change() -> None:
+        stored = store.view.nodes.get("n0")
+        assert stored is not None
+        await store.commit(Write((Remove(stored), Create(node("later")))))
+
+    engine = CompactedEngine(lab, after, change)
+    other = await lab.open("m2", "b2", engine=engine)  # type: ignore[arg-type]  # a port
+    assert set(other.view.nodes) == {"later", *(f"n{number}" for number in range(1, 6))}
+    assert other.view.faults == ()
+    assert gc.isenabled()
+
+
+async def test_the_collector_runs_again_after_a_listing_that_failed(lab: StoreLab) -> None:
+    async def nothing() -> None:
+        raise RuntimeError("the engine is gone")
+
+    with pytest.raises(RuntimeError):
+        await lab.open("m3", "b3", engine=CompactedEngine(lab, 3, nothing))  # type: ignore[arg-type]  # a port
+    assert gc.isenabled()
+
+
+async def test_a_store_that_was_empty_tells_its_subscribers_of_the_next_listing(
+    tmp_path: Path, seed: int
+) -> None:
+    engine = await SqliteEngine.open(tmp_path / "store.db", ManualClock())
+    entropy = SeededEntropy(seed)
+    root_key, keyring = SecretBytes(entropy.token(32)), new_keyring(entropy)
+    lab = StoreLab(engine, keyring, root_key, seed)
+    try:
+        store = await lab.open()
+        heard: list[str] = []
+        store.view.subscribe(lambda change: heard.extend(one.id for one in change.changed))
+        wrapped = keyring.wrap(root_key, entropy)
+        await bootstrap_store(engine, keyring, wrapped, [cluster_record()], entropy)
+        await store._ingest.load()
+        assert heard == [CLUSTER_ID]
+    finally:
+        await lab.close()
