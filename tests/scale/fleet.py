@@ -327,6 +327,7 @@ class SimulatedFleet:
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._loop.set_exception_handler(_handle)
         try:
             self._loop.run_forever()
         finally:
@@ -339,6 +340,14 @@ class SimulatedFleet:
 
     def _call(self, work: Coroutine[Any, Any, T], patience_s: float) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(patience_s)
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Pass over handshakes that were cut: uvloop tells of each, and the agents tell by retrying."""
+    message = str(context.get("message", ""))
+    cut = isinstance(context.get("exception"), ConnectionError)
+    if not (cut or message.startswith("Fatal error on SSL protocol")):
+        loop.default_exception_handler(context)
 
 
 async def _end_all() -> None:
