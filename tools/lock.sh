@@ -10,3 +10,4 @@ compile=(uv pip compile --quiet --universal --python-version 3.11 --generate-has
 "${compile[@]}" "$@" pyproject.toml --group dev -o requirements-dev.lock
 "${compile[@]}" "$@" pyproject.toml --group fuzz --constraint requirements-dev.lock -o requirements-fuzz.lock
 "${compile[@]}" "$@" tests/bench/peers/requirements.in -o tests/bench/peers/requirements.lock
+"${compile[@]}" "$@" --no-deps docs/lab/raftos/requirements.in -o docs/lab/raftos/requirements.lock

@@ -19,6 +19,9 @@ WHEELS = ".wheels"
 """Where tools/setup_venv.sh looks before it asks an index."""
 IMAGES = "build/images"
 GUIDE = "OFFLINE.md"
+RAFTOS_LOCK = "docs/lab/raftos/requirements.lock"
+RAFTOS_OPTIONS = ("--require-hashes", "--no-deps", "--no-build-isolation")
+"""Without what it depends on, which no Python of today can install; built with what is here."""
 _LOCK = "requirements-dev.lock"
 _TIMEOUT_S = 900.0
 _GUIDE = """\
@@ -96,18 +99,23 @@ def _unpack_commit(repository: Path, root: Path) -> None:
 
 
 def _fetch_wheels(root: Path) -> None:
-    wheels = root / WHEELS
+    only_wheels = ("--require-hashes", "--only-binary=:all:")
+    for lock, options in ((_LOCK, only_wheels), (RAFTOS_LOCK, RAFTOS_OPTIONS)):
+        _download(root, lock, options)
+
+
+def _download(root: Path, lock: str, options: tuple[str, ...]) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download"]
-    words = ["--require-hashes", "--only-binary=:all:", "--requirement", str(root / _LOCK)]
+    words = [*options, "--requirement", str(root / lock), "--dest", str(root / WHEELS)]
     done = subprocess.run(
-        [*pip, *words, "--dest", str(wheels)],
+        [*pip, *words],
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,
         check=False,
     )
     if done.returncode:
-        raise LabError(f"pip cannot fetch the locked wheels: {done.stderr.strip()[-500:]}")
+        raise LabError(f"pip cannot fetch what {lock} names: {done.stderr.strip()[-500:]}")
 
 
 def _copy_images(repository: Path, root: Path) -> bool:

@@ -98,9 +98,10 @@ def _check_place(layout: Layout) -> None:
 def _introduce(lab: Lab, scenario: Scenario) -> None:
     layout = lab.layout
     managers = "three managers" if len(lab.managers) > 1 else "one manager"
+    cast = scenario.cast or f"{managers}, two agents, three services and a third party"
     lab.narrator.say(
-        f"""Strongroom's lab, {scenario.name}: {managers}, two agents, three services and a third
-        party, all on this machine. What you see is explained in {scenario.tutorial}. State is in
+        f"""Strongroom's lab, {scenario.name}: {cast}, all on this machine. What you
+        see is explained in {scenario.tutorial}. State is in
         {layout.state}, sockets and mounts are in {layout.runtime}. In a second terminal:
         `. {layout.state}/env`, then `strongroom status`; a command on an admin socket or of
         `strongroom-agent exec` wants the rights that this lab has."""

@@ -8,6 +8,7 @@ import pytest
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
 FUZZ_LOCK = "requirements-fuzz.lock"
+RAFTOS_LOCK = "docs/lab/raftos/requirements.lock"
 PEERS_LOCK = "tests/bench/peers/requirements.lock"
 _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 

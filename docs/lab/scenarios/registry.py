@@ -9,6 +9,7 @@ from docs.lab.scenarios import (
     failover,
     hostile_app,
     locked,
+    raftos,
     red_to_red,
     stolen_worker,
     tour,
@@ -28,6 +29,7 @@ SCENARIOS = (
     compromise.SCENARIO,
     deadman.SCENARIO,
     red_to_red.SCENARIO,
+    raftos.SCENARIO,
 )
 DEFAULT = tour.SCENARIO
 

@@ -18,6 +18,8 @@ class Scenario:
     """Who founds the cluster; one manager starts faster, where nothing depends on their number."""
     init_options: tuple[str, ...] = ()
     """What `strongroom init` is told beside what it needs."""
+    cast: str = ""
+    """Who plays, where it is not managers, agents, services and a third party."""
     page: str = ""
     """Another name than the scenario's, if it has one."""
 
