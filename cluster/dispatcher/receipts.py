@@ -125,11 +125,15 @@ class Receipts:
             for result in results.values():
                 yield from self._status(view, node_id, result)
 
-        def decide(view: View) -> Write | None:
-            steps = tuple(chain.from_iterable(islice(changes(view), CHANGES_PER_WRITE)))
-            return Write(steps=steps) if steps else None
+        are_left = True
 
-        while any(True for _ in changes(self.store.view)):
+        def decide(view: View) -> Write | None:
+            nonlocal are_left
+            found = list(islice(changes(view), CHANGES_PER_WRITE))
+            are_left = len(found) == CHANGES_PER_WRITE
+            return Write(steps=tuple(chain.from_iterable(found))) if found else None
+
+        while are_left:
             await self.store.update(decide)
         for service_id, result in results.items():
             if result.error and service_id in sent:
