@@ -104,8 +104,9 @@ def _scratch(lab: Lab, check: str) -> Path:
 
 INSTALL = Step(
     "Install it as far as it can be",
-    """raftos 0.2.6 is of 2017. It pins a cryptography of 2016, and wants a Python before 3.10. So it gets a venv of its own without what it depends on, and a shim for the
-    four names that went away since. What it decides is left as it is.""",
+    """raftos 0.2.6 is of 2017. It pins a cryptography of 2016, and wants a Python before 3.10. So
+    it gets a venv of its own without what it depends on, and a shim for the four names that went
+    away since. What it decides is left as it is.""",
     _install,
     (),
 )
