@@ -43,6 +43,7 @@ FLEET_ACKED: Final = "rotate to the last of 1000 agents' acks"
 FLEET_BACK: Final = "1000 agents served again after a manager dies"
 START: Final = "start of a manager, 100000 secrets"
 DELIVERY_GROWTH: Final = "cost per delivery, 5000 agents over 1"
+DELIVERY_GROWTH_LATE: Final = "cost per delivery, 5000 agents over 1000"
 SECRETS_GROWTH: Final = "cost per delivery, 100000 secrets over 100"
 SERVICES_GROWTH: Final = "cost per delivery, 1000 services over 1"
 
@@ -65,6 +66,7 @@ _TARGETS: Final[dict[str, Target]] = {
     FLEET_BACK: Target(AT_MOST, 2),
     START: Target(AT_MOST, 5),
     DELIVERY_GROWTH: Target(AT_MOST, 1.2),
+    DELIVERY_GROWTH_LATE: Target(AT_MOST, 1.2),
     SECRETS_GROWTH: Target(AT_MOST, 1.2),
     SERVICES_GROWTH: Target(AT_MOST, 1.2),
 }
