@@ -45,7 +45,7 @@ PATIENCE_S: Final = 120.0
 STARTS_AT_ONCE: Final = 64
 """Agents that are started and have not synced: as many handshakes as end in time on a busy
 machine."""
-_LOOK_S: Final = 0.02
+_LOOK_S: Final = 0.05
 _LAG_LOOK_S: Final = 0.1
 _DESCRIPTORS_LEFT: Final = 512
 _DESCRIPTORS_EACH: Final = 2
@@ -235,6 +235,11 @@ class SimulatedFleet:
     def credential(self, name: str) -> Credential:
         """Return an agent's certificate and key."""
         return Credential.of_node(self._members[name].base / "data")
+
+    def in_place(self) -> int:
+        """Return how many services the running agents have files of, in all, as they know it."""
+        agents = [one.agent for one in self._members.values()]
+        return sum(agent.services_in_place for agent in agents if agent is not None)
 
     def services(self, name: str) -> frozenset[str]:
         """Return the services of which an agent has files."""

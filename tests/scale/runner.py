@@ -33,6 +33,8 @@ from tests.support.running import RunningCluster, running_cluster, wait_until
 CALLERS: Final = 32
 FILLED_DIRECTLY: Final = 2_000
 """From so many secrets on they are written into the store itself, where that can be done."""
+JUDGE_AGAIN_S: Final = 5.0
+"""Reading thousands of files keeps the agents of this process from their work."""
 _PATIENCE_S: Final = 900.0
 
 
@@ -109,7 +111,7 @@ def _populate(
     with _phase(cluster, findings, "until every service is in place"):
         wanted = options.services * options.replicas + options.agents
         wait_until(
-            lambda: sum(len(fleet.services(name)) for name in fleet.names) == wanted,
+            lambda: fleet.in_place() == wanted,
             "every task has its files",
             _PATIENCE_S,
         )
@@ -150,7 +152,7 @@ def _judge_files(
 
     deadline_s = time.monotonic() + max(60.0, options.behind_s)
     while (faults := lacking()) and time.monotonic() < deadline_s:
-        time.sleep(1.0)
+        time.sleep(JUDGE_AGAIN_S)
     findings.faults += faults
 
 

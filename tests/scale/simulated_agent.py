@@ -76,6 +76,11 @@ class SimulatedAgent(Agent):
         return session is not None and session.is_synced
 
     @property
+    def services_in_place(self) -> int:
+        """How many services it has files of."""
+        return len(self._table._entries)
+
+    @property
     def links_opened(self) -> int:
         """How many connections it has opened since it started."""
         return self._links._count

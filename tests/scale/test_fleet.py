@@ -3,11 +3,14 @@
 import asyncio
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.scale.directories import PREFIX, remove_abandoned
 from tests.scale.fleet import SimulatedFleet
 from tests.scale.simulated_agent import Witness
 from tests.scale.sources import SourceLoop, address_of, source_address
@@ -136,3 +139,19 @@ def test_agents_that_are_cut_come_back(fleet: SimulatedFleet) -> None:
 def test_a_fleet_uses_certificates_of_its_agents(fleet: SimulatedFleet) -> None:
     credentials = [fleet.credential(name) for name in fleet.names]
     assert len({node_id_of(one) for one in credentials}) == len(fleet.names)
+
+
+def test_what_a_killed_fleet_left_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f"{PREFIX}{ended.pid}-abc"
+    others = [
+        tmp_path / f"{PREFIX}{os.getpid()}-abc",
+        tmp_path / f"{PREFIX}x-abc",
+        tmp_path / "sr-1",
+    ]
+    for directory in (left, *others):
+        (directory / "m").mkdir(parents=True)
+    remove_abandoned(tmp_path)
+    assert not left.exists()
+    assert all(directory.exists() for directory in others)
