@@ -202,7 +202,7 @@ def _all_targets(rollout: RolloutRecord, facts: Facts, now_s: float) -> tuple[Ro
             at=now_s,
             released_at=now_s if at_once else None,
         )
-        for task in sorted(facts.running.values(), key=lambda task: task.id)
+        for task in sorted(facts.tasks_near(rollout), key=lambda task: task.id)
         if task.id not in known and concerns(rollout, task, facts)
     )
     return (*rollout.targets, *added)

@@ -182,7 +182,7 @@ class RotationDuty:
 
     async def _start_due(self, now_s: float) -> None:
         room = MAX_OPEN - len(self._unfinished())
-        for stored in self._store.view.secrets.values():
+        for stored in self._store.view.secrets_scheduled():
             schedule = stored.record.schedule
             if schedule is None or schedule.next_at is None:
                 continue
