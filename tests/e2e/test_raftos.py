@@ -6,6 +6,8 @@ The whole of it is run by test_tutorials, as every scenario.
 import asyncio
 import contextlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from docs.lab.raftos.library import Library
 from docs.lab.raftos.streams import StreamRelay
 from docs.lab.raftos.votes import raftos_votes
 from docs.lab.steps.raftos import Table, judge_split, judge_votes
+from tests.support.etcd_cluster import need_etcd
 from tests.support.lab_place import PATIENCE_S, REPOSITORY
 
 SPLIT: Table = {
@@ -26,6 +29,7 @@ SPLIT: Table = {
     "after": {"raftos": "not tried", "repaired": "not tried", "etcd": "True"},
 }
 VOTES: Table = {"before": {"raftos": "1", "etcd": "1"}, "after": {"raftos": "2", "etcd": "1"}}
+SORTS = "absent_compare or watch_from_the_middle or largest_transactions"
 REQUEST = b"POST /raft HTTP/1.1\r\nHost: x\r\nX-Server-From: %x\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -134,9 +138,36 @@ async def test_streams_pass_except_over_what_is_cut() -> None:
 
 
 @pytest.mark.slow
-async def test_raftos_votes_twice_in_a_term(tmp_path: Path) -> None:
+def test_conformance_tells_passed_from_failed_and_from_not_expressible(tmp_path: Path) -> None:
+    """One test of each sort, for both kinds."""
+    library = installed()
+    words = ["--python", str(library.python), "--etcd", str(need_etcd()), "--only", SORTS]
+    program = [sys.executable, "-m", "docs.lab.raftos.conformance"]
+    done = subprocess.run(
+        [*program, *words, "--directory", tmp_path],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=True,
+    )
+    _, passed, failed, missing, *told = done.stdout.splitlines()
+    assert [line.split()[-1] for line in (passed, failed, missing)] == ["3", "0", "0"]
+    assert missing.split()[-2] == "1"
+    assert told[0] == "raftos has nothing for: a watch (1)"
+    assert "raftos fails: test_the_largest_transactions_fit" in told
+    # raftos may lose its leader in the third one, where a machine is very busy.
+    assert int(passed.split()[1]) + int(failed.split()[1]) == 2
+
+
+def installed() -> Library:
     library = Library(REPOSITORY)
     if not library.is_current:
         assert library.install() == ""
-    seen = await raftos_votes(library.python, tmp_path)
+    return library
+
+
+@pytest.mark.slow
+async def test_raftos_votes_twice_in_a_term(tmp_path: Path) -> None:
+    seen = await raftos_votes(installed().python, tmp_path)
     assert list(seen.values()) == [1, 2]
