@@ -23,7 +23,7 @@ key=$({
     pwd -P
     "$python" -c 'import sys; print(sys.version, sys.base_prefix)'
     cat "$lock"
-    sed -n '/^\[project.scripts\]/,/^$/p' pyproject.toml
+    sed -n '/^version = /p; /^\[project.scripts\]/,/^$/p' pyproject.toml
 } | sha256sum | cut -c1-32)
 stamp=$venv/.strongroom-$key
 [[ -e $stamp ]] && "$venv/bin/python" -c '' 2>/dev/null && exit 0
