@@ -119,7 +119,7 @@ def test_what_a_node_reports_cannot_draw_on_the_screen(
     run: Run, manager: Canned, context: Context
 ) -> None:
     hostile = {"node": "n1\x1b[2J", "error": "a\r\nb\u202e", "references": []}
-    manager.on("GET /v1/services/web/tasks", (200, {"tasks": [hostile]}))
+    manager.on("GET /v1/services/web/tasks", (200, {"tasks": [hostile], "ended": []}))
     done = run("service", "ps", "web")
     assert "n1\\x1b[2J" in done.out
     assert "a\\r\\nb\\u202e" in done.out
