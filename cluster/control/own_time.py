@@ -19,7 +19,7 @@ class OwnTimes:
 
     clock: Clock
     _ahead: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Record -> its newest moment, and when on the monotonic clock that was first seen."""
+    """Record -> the moment it was told last, and when on the monotonic clock that was."""
 
     def now_s(self, record_id: str, newest_s: float | None) -> float:
         """Return the present moment for a record; `newest_s`: its newest moment, unix seconds."""
@@ -27,11 +27,12 @@ class OwnTimes:
         if newest_s is None or newest_s <= calendar_s:
             self._ahead.pop(record_id, None)
             return calendar_s
-        seen, since_s = self._ahead.get(record_id, (newest_s, monotonic_s))
-        if seen != newest_s:
-            since_s = monotonic_s
-        self._ahead[record_id] = newest_s, since_s
-        return newest_s + monotonic_s - since_s
+        told_s, at_s = self._ahead.get(record_id, (newest_s, monotonic_s))
+        # Never back, whatever was written or withdrawn since: a target that comes and goes, or a
+        # further one at each look, would begin the wait anew each time.
+        own_s = max(newest_s, told_s + monotonic_s - at_s)
+        self._ahead[record_id] = own_s, monotonic_s
+        return own_s
 
     def keep_only(self, record_ids: Collection[str]) -> None:
         """Forget all others."""

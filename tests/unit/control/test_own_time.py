@@ -48,6 +48,24 @@ def test_time_goes_on_from_the_newest_moment_and_never_back() -> None:
     assert times.now_s("a", newest_s + 7.0) == clock.now().timestamp()
 
 
+@pytest.mark.parametrize(
+    "newest_s",
+    [
+        pytest.param((100.0, 90.0, 100.0, 90.0), id="a target comes and goes"),
+        pytest.param((100.0, 101.0, 102.0, 103.0), id="a further target is healthy at each look"),
+    ],
+)
+def test_time_goes_on_whatever_the_newest_moment_becomes(newest_s: tuple[float, ...]) -> None:
+    """Else a wait would begin anew each time, and might never end."""
+    clock = ManualClock()
+    times, start_s = OwnTimes(clock), clock.now().timestamp()
+    told = []
+    for moment_s in newest_s:
+        told.append(times.now_s("a", start_s + moment_s) - start_s)
+        clock.advance(5.0)
+    assert told == [100.0, 105.0, 110.0, 115.0]
+
+
 def test_forgotten_record_begins_anew() -> None:
     clock = ManualClock()
     times, newest_s = OwnTimes(clock), clock.now().timestamp() + 100.0
