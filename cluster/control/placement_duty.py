@@ -145,9 +145,14 @@ class PlacementDuty:
             # Managers come and go without a record: silence is looked at now and then.
             self._place_due = True
         rest_s = DEBOUNCE_S + self._rollouts.open_targets * DEBOUNCE_PER_TARGET_S
-        await asyncio.sleep(rest_s + self._placing_s * REST_PER_PLACING)
+        await asyncio.sleep(rest_s + self._rest_s())
         self._placing_s = 0.0
         self._changed.clear()
+
+    def _rest_s(self) -> float:
+        """Return how long to rest after the last placing: a process that was stopped meanwhile, or
+        a machine that slept, took no work's time."""
+        return min(self._placing_s * REST_PER_PLACING, LOOK_AGAIN_S)
 
     def _notice(self, change: ViewChange) -> None:
         kinds = {changed.kind for changed in change.changed}

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from cluster.control.node_states import PATIENCE_S
-from cluster.control.placement_duty import PlacementDuty
+from cluster.control.placement_duty import LOOK_AGAIN_S, REST_PER_PLACING, PlacementDuty
 from cluster.control.policy import Principal, Role
 from cluster.control.rollouts import KEPT
 from cluster.protocol.errors import Conflict
@@ -106,6 +106,30 @@ async def test_lost_campaign_ends_the_duty(lab: ControlLab, stores: StoreLab) ->
     with pytest.raises(Conflict):
         await asyncio.wait_for(duty.run(), 20)
     assert lab.placed("api") == set()
+
+
+@pytest.mark.parametrize(
+    ("placing_s", "rest_s"), [(0.5, 0.5 * REST_PER_PLACING), (300.0, LOOK_AGAIN_S)]
+)
+async def test_rest_after_a_long_placing_is_no_longer_than_the_next_look(
+    lab: ControlLab, placing_s: float, rest_s: float
+) -> None:
+    """A process that was stopped for minutes while it placed does not rest for four times that."""
+    identity = SpiffeId("lab.example", Kind.MANAGER, "m1")
+
+    def alive() -> set[ManagerId]:
+        lab.clock.advance(placing_s)
+        return lab.alive
+
+    duty = PlacementDuty(
+        lab.store,
+        lab.clock,
+        Principal(identity, str(identity), Role.MANAGER),
+        lambda write: write,
+        alive,
+    )
+    await duty.round()
+    assert duty._rest_s() == rest_s
 
 
 async def test_silence_of_the_cluster_is_recorded_as_an_outage(lab: ControlLab) -> None:
