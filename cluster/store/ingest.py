@@ -96,6 +96,11 @@ class Ingest:
                 log.warning("store.watch_interrupted", code=error.code)
                 await asyncio.sleep(RETRY_S)
 
+    def end(self) -> None:
+        """Give the records back to the collector, once nothing is taken in any more: a store is a
+        cycle, and would stay in memory for ever beside the one that follows it."""
+        gc.unfreeze()
+
     def apply(self, batch: WatchBatch) -> None:
         """Take in all changes of one revision, then show it."""
         changes = [self._change(change) for change in batch.changes]

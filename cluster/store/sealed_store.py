@@ -138,6 +138,7 @@ class SealedStore:
             self._running.cancel()
             # What ended it earlier is `failure`'s to tell.
             await asyncio.wait([self._running])
+        self._ingest.end()
 
     async def failure(self) -> None:
         """Raise what ended the store, when it ends by itself; for the owner to wait on."""

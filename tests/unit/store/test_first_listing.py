@@ -1,6 +1,7 @@
 """The first listing: taken in as it comes, and made good where it broke off."""
 
 import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from cluster.engine.seam import Page
 from cluster.engine.sqlite import SqliteEngine
 from cluster.protocol.errors import Compacted
+from cluster.protocol.ids import ManagerId
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import new_keyring
+from cluster.store import ingest
 from cluster.store.records import CLUSTER_ID
-from cluster.store.sealed_store import Create, Remove, Write, bootstrap_store
+from cluster.store.sealed_store import Create, Remove, SealedStore, Write, bootstrap_store
 from tests.support.clock import ManualClock
 from tests.support.entropy import SeededEntropy
 from tests.support.stores import StoreLab, UnreliableEngine, cluster_record, node
@@ -60,6 +63,27 @@ async def test_the_collector_runs_again_after_a_listing_that_failed(lab: StoreLa
     with pytest.raises(RuntimeError):
         await lab.open("m3", "b3", engine=CompactedEngine(lab, 3, nothing))  # type: ignore[arg-type]  # a port
     assert gc.isenabled()
+
+
+async def test_a_closed_store_leaves_the_memory(
+    lab: StoreLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large it was: a manager whose engine is exchanged has but one in memory."""
+    monkeypatch.setattr(ingest, "MANY", 1)
+    store = await SealedStore.open(
+        lab.engine,
+        lab.keyring,
+        manager_id=ManagerId("m2"),
+        boot="b2",
+        clock=lab.clock,
+        entropy=lab.entropy,
+    )
+    assert gc.get_freeze_count() > 0, "the control"
+    view = weakref.ref(store.view)
+    await store.close()
+    del store
+    gc.collect()
+    assert view() is None
 
 
 async def test_a_store_that_was_empty_tells_its_subscribers_of_the_next_listing(
