@@ -62,6 +62,7 @@ class ServiceDesk:
                     mounted=True,
                     hidden=(str(self._config.data_dir), str(self._config.mount_root)),
                     logs=found.logs,
+                    service_id=service_id,
                 )
         return None
 

@@ -19,7 +19,7 @@ from agent.local_call import Refused, ask
 from agent.log_ring import Line
 from agent.mount_table import MountTable
 from agent.redaction import patterns_of, redacted, values_in
-from cluster.protocol.ids import check_service_name
+from cluster.protocol.ids import is_id
 from cluster.protocol.wire import (
     LOG_BYTES,
     LOG_LINES,
@@ -71,12 +71,12 @@ class ServiceLogs:
 
     async def _answer(self, link: int, request: LogRequest) -> None:
         service = self._table.mounted.get(request.service_id)
-        if service is None or not service.logs:
+        if service is None or not service.logs or not is_id(service.service_id):
             chunk = LogChunk(request.number, (), 0.0, "service_not_found")
         elif self._reading >= AT_ONCE:
             chunk = LogChunk(request.number, (), 0.0, "too_many_requests")
         else:
-            directory = self._directory / check_service_name(service.name)
+            directory = self._directory / service.service_id
             chunk = await self._found(directory, self._table.path_of(service.service_id), request)
         await self._send(link, chunk)
 

@@ -55,6 +55,8 @@ class ServiceDescription:
     """Further directories that the service must not see."""
     logs: bool = False
     """Whether the last lines of its output are kept for `service logs`."""
+    service_id: str = ""
+    """Tells it from an earlier service of its name, which others may have owned."""
 
 
 class WorkloadServer:

@@ -7,6 +7,7 @@ Asks the agent who the service is, waits until its secrets are in place, and han
 import argparse
 import json
 import os
+import re
 import select
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from agent.local_call import Refused, call
 
 DEFAULT_RUN_DIRECTORY = Path("/run/strongroom-agent")
 _POLL_PERIOD_S = 0.1
+_ID = re.compile(r"[a-z2-7]{26}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +130,11 @@ def _log_socket(answer: dict[str, object], arguments: argparse.Namespace) -> Pat
     """
     if answer.get("logs") is not True or arguments.ends_with:
         return None
-    directory: Path = arguments.run_dir.resolve() / "logs" / arguments.service
+    # Not by name: what a removed service left behind must not answer for the next one of its name.
+    service_id = answer.get("service_id")
+    if not isinstance(service_id, str) or _ID.fullmatch(service_id) is None:
+        raise ValueError("the agent's answer is malformed; are both of one version?")
+    directory: Path = arguments.run_dir.resolve() / "logs" / service_id
     return directory / f"{os.getpid()}.sock"
 
 

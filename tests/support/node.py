@@ -55,6 +55,7 @@ class Node:
         self.mounts: dict[str, ServiceMount] = {}
         self.logged: set[str] = set()
         """Services that keep a log."""
+        self.ids = {"red": "r" * 26, "blue": "b" * 26}
         self.workload = WorkloadServer(self.run_directory, self.held)
         self.control = ControlServer(self.run_directory, self.describe, lambda: {"ok": True})
 
@@ -86,7 +87,9 @@ class Node:
         socket = str(self.workload.socket_path(service))
         path = str(self.mounts_root / service)
         mounted, logged = service in self.mounts, service in self.logged
-        return ServiceDescription(service, uid, uid, path, socket, mounted, logs=logged)
+        return ServiceDescription(
+            service, uid, uid, path, socket, mounted, logs=logged, service_id=self.ids[service]
+        )
 
     async def start_exec(self, service: str, *command: str) -> asyncio.subprocess.Process:
         """Start `strongroom-agent exec`."""

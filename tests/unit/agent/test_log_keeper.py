@@ -26,7 +26,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 
 
 def sockets(node: Node, service: str = "red") -> list[Path]:
-    return sorted((node.run_directory / "logs" / service).glob("*.sock"))
+    return sorted((node.run_directory / "logs" / node.ids[service]).glob("*.sock"))
 
 
 async def lines(node: Node, after_s: float = 0.0) -> list[dict[str, Any]]:
@@ -109,6 +109,19 @@ async def test_no_service_reaches_a_log(node: Node) -> None:
         seen = await node.run_exec(service, "ls", str(path))
         assert (seen.code, seen.stdout) == (2, "")
     await finished(process)
+
+
+@pytest.mark.threat("T-54")
+async def test_a_later_service_of_the_name_shares_no_keeper(node: Node) -> None:
+    """What a removed service of others left running answers in a place of its own."""
+    process = await started(node, WAITS)
+    (before,) = sockets(node)
+    node.ids["red"] = "q" * 26
+    assert sockets(node) == []
+    later = await started(node, WAITS)
+    assert before not in sockets(node)
+    for one in (process, later):
+        await finished(one)
 
 
 async def test_a_service_without_a_log_has_no_keeper(node: Node) -> None:

@@ -62,3 +62,11 @@ def test_whatever_is_not_there_is_not_permitted(desk: ServiceDesk) -> None:
     for service, name in (("red", "none"), ("blue", "app")):
         with pytest.raises(PermissionDenied):
             desk.get(service, name)
+
+
+def test_who_runs_a_service_is_told_which_one_it_is(desk: ServiceDesk) -> None:
+    """By its id: another service may have had the name before."""
+    found = desk.describe("red", "/w")
+    assert found is not None
+    assert (found.service, found.service_id) == ("red", "id-red")
+    assert desk.describe("blue", "/w") is None

@@ -20,6 +20,7 @@ from cluster.protocol.wire import LOG_BYTES, LOG_LINES, LogChunk, LogRequest, Se
 from tests.support.clock import ManualClock
 
 PATIENCE_S = 30.0
+WEB, MUTE = "w" * 26, "m" * 26
 
 
 class Table:
@@ -30,8 +31,9 @@ class Table:
         (directory / "..1").mkdir()
         (directory / "..1/db").write_bytes(b"hunter22")
         self.mounted = {
-            "s1": ServiceAssignment("s1", "web", 1, 1, 1, (), logs=True),
-            "s2": ServiceAssignment("s2", "mute", 1, 1, 1, ()),
+            WEB: ServiceAssignment(WEB, "web", 1, 1, 1, (), logs=True),
+            MUTE: ServiceAssignment(MUTE, "mute", 1, 1, 1, ()),
+            "../x": ServiceAssignment("../x", "web", 1, 1, 1, (), logs=True),
         }
 
     def path_of(self, service_id: str) -> Path:
@@ -44,7 +46,7 @@ class Node:
     """The part under test, with what it sent."""
 
     def __init__(self, directory: Path, group: asyncio.TaskGroup) -> None:
-        self.logs_dir = directory / "logs/web"
+        self.logs_dir = directory / "logs" / WEB
         self.logs_dir.mkdir(parents=True)
         mount = directory / "mount"
         mount.mkdir()
@@ -57,7 +59,7 @@ class Node:
         await self.sent.put((link, chunk))
 
     async def ask(
-        self, service_id: str = "s1", tail: int = 100, after_s: float | None = None
+        self, service_id: str = WEB, tail: int = 100, after_s: float | None = None
     ) -> LogChunk:
         self.logs.answer(3, LogRequest(5, service_id, tail, after_s))
         async with asyncio.timeout(PATIENCE_S):
@@ -135,7 +137,7 @@ async def test_lines_of_all_its_programs_in_the_order_they_came(node: Node) -> N
 
 
 @pytest.mark.threat("T-54")
-@pytest.mark.parametrize("service_id", ["s2", "unknown"])
+@pytest.mark.parametrize("service_id", [MUTE, "unknown", "../x"])
 async def test_only_a_service_in_place_that_keeps_a_log_is_answered_for(
     node: Node, service_id: str
 ) -> None:
@@ -143,7 +145,19 @@ async def test_only_a_service_in_place_that_keeps_a_log_is_answered_for(
     with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
         chunk = await node.ask(service_id)
         assert (chunk.lines, chunk.error) == ((), "service_not_found")
-        assert said(await node.ask("s1")) == ["a"]
+        assert said(await node.ask()) == ["a"]
+
+
+@pytest.mark.threat("T-54")
+async def test_keepers_of_an_earlier_service_of_the_name_are_not_asked(node: Node) -> None:
+    for name in ("web", "v" * 26):
+        (node.logs_dir.parent / name).mkdir()
+    with (
+        keeper(node.logs_dir.parent / "web/1.sock", line(node.now() - 1, "others")),
+        keeper(node.logs_dir.parent / ("v" * 26) / "1.sock", line(node.now() - 1, "others")),
+        keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")),
+    ):
+        assert said(await node.ask()) == ["a"]
 
 
 @pytest.mark.threat("T-54")
@@ -196,7 +210,7 @@ async def test_what_no_keeper_answers_on_is_passed_over(node: Node) -> None:
 async def test_a_flood_of_requests_is_told_to_come_back(node: Node) -> None:
     with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
         for _ in range(AT_ONCE + 3):
-            node.logs.answer(3, LogRequest(5, "s1", 10))
+            node.logs.answer(3, LogRequest(5, WEB, 10))
         async with asyncio.timeout(PATIENCE_S):
             chunks = [(await node.sent.get())[1] for _ in range(AT_ONCE + 3)]
     refused = [chunk for chunk in chunks if chunk.error]
