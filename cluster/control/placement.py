@@ -12,9 +12,10 @@ The same input gives the same output, on any manager. Source: DESIGN 6.
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cluster.control.node_fitness import unfit
-from cluster.control.spread import best, worst
+from cluster.control.spread import best_first, worst_first
 from cluster.control.task_history import Ending
 from cluster.protocol.ids import NodeId, ServiceId
 from cluster.store.records import (
@@ -183,8 +184,9 @@ class _Plan:
             self._place(service, node, self._why_here(service, kept, number))
         if missing > 0:
             self._skipped.append(Skipped(ServiceId(service.id), _shortage(replicas, missing)))
-        else:
-            self._relieve(service, kept, [node for node in candidates if node not in chosen])
+        elif kept.unwell:
+            taken = {node.id for node in chosen}
+            self._relieve(service, kept, [node for node in candidates if node.id not in taken])
 
     def _hindrance(self, service: ServiceRecord, task: TaskRecord) -> str:
         """Return what else than its node's state ends a task."""
@@ -212,14 +214,14 @@ class _Plan:
         """Return at most `number` nodes for new tasks."""
         avoided = self._avoided.get(service.id, ())
         held = [self._nodes[task.node_id] for task in (*kept.steady, *kept.unwell)]
-        left, chosen = list(candidates), list[NodeRecord]()
-        while left and len(chosen) < number:
-            # Where it was unwell is better than nowhere.
-            pool = [node for node in left if node.id not in avoided] or left
-            node = best(pool, held, service.spec.placement_prefs, self._rank)
-            left.remove(node)
-            chosen.append(node)
-            held.append(node)
+        chosen = list[NodeRecord]()
+        # Where it was unwell is better than nowhere.
+        for tried in (False, True):
+            if len(chosen) >= number:
+                break
+            pool = [node for node in candidates if (node.id in avoided) is tried]
+            order = best_first(pool, [*held, *chosen], service.spec.placement_prefs, self._rank)
+            chosen.extend(islice(order, number - len(chosen)))
         return chosen
 
     def _relieve(
@@ -228,11 +230,11 @@ class _Plan:
         """Move one unwell task to a node that was not tried lately; one at a time is lost."""
         avoided = self._avoided.get(service.id, ())
         untried = [node for node in candidates if node.id not in avoided]
-        if not kept.unwell or not untried:
+        if not untried:
             return
         task = kept.unwell[0]
         held = [self._nodes[t.node_id] for t in (*kept.steady, *kept.unwell[1:])]
-        node = best(untried, held, service.spec.placement_prefs, self._rank)
+        node = next(best_first(untried, held, service.spec.placement_prefs, self._rank))
         ending = self._ending(task, self._unwell[task.id], unwell=True)
         self._drop(service, kept, ending)
         self._place(service, node, f"in place of {self._name(task)}: {ending.reason}")
@@ -255,16 +257,20 @@ class _Plan:
 
     def _shed(self, service: ServiceRecord, kept: _Kept, replicas: int) -> None:
         """Take away what is over the number of replicas: what is down, then unwell, goes first."""
-        while len(kept.all) > replicas:
-            pool = kept.stranded or kept.unwell or kept.steady
-            by_node = {task.node_id: task for task in pool}
+        for pool in (kept.stranded, kept.unwell, kept.steady):
+            surplus = len(kept.all) - replicas
+            if surplus <= 0:
+                return
+            by_node = {str(task.node_id): task for task in pool}
             held = [self._nodes[task.node_id] for task in kept.all]
             nodes = [self._nodes[node_id] for node_id in by_node]
-            node = worst(nodes, held, service.spec.placement_prefs, self._rank)
-            task = by_node[NodeId(node.id)]
-            pool.remove(task)
-            ending = self._ending(task, f"the service has {replicas} replicas now")
-            self._drop(service, kept, ending)
+            order = worst_first(nodes, held, service.spec.placement_prefs, self._rank)
+            gone = [by_node[node.id] for node in islice(order, surplus)]
+            ids = {task.id for task in gone}
+            pool[:] = [task for task in pool if task.id not in ids]
+            for task in gone:
+                ending = self._ending(task, f"the service has {replicas} replicas now")
+                self._drop(service, kept, ending)
             kept.left.clear()
 
     def _candidates(self, service: ServiceRecord) -> list[NodeRecord]:

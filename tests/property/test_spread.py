@@ -1,7 +1,7 @@
 """Placement preferences, for all clusters: even where there is room, and never at a task's cost."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cluster.control.placement import Changes, place
+from cluster.control.spread import best_first, worst_first
 from cluster.protocol.ids import NodeId, ServiceId
 from cluster.store.records import (
     NodeRecord,
@@ -153,3 +154,141 @@ def test_a_replacement_goes_where_the_least_tasks_are() -> None:
     changes = place([service(2, ZONE)], nodes, states, held, 9.0)
     assert after(held, changes) == {"n0", "n3"}
     assert changes.create[0].reason == "in place of n2: node n2 is down"
+
+
+# --- the same as looking at everything again for each task ----------------------------------------
+
+Rank = Callable[[NodeRecord], tuple[int, str]]
+
+
+def plain(
+    choose: Callable[..., Any],
+    candidates: Sequence[NodeRecord],
+    held: Sequence[NodeRecord],
+    prefs: Sequence[str],
+    rank: Rank,
+) -> NodeRecord:
+    """Return the next node by ranking everything: `choose` is min or max."""
+    for pref in prefs:
+        label = pref.removeprefix("spread=node.labels.")
+        counts = Counter(n.labels.get(label, "") for n in held)
+        groups: dict[str, list[NodeRecord]] = {}
+        for one in candidates:
+            groups.setdefault(one.labels.get(label, ""), []).append(one)
+        keys = {v: (counts[v], choose(map(rank, groups[v])), v) for v in groups}
+        value = choose(groups, key=keys.__getitem__)
+        candidates, held = groups[value], [n for n in held if n.labels.get(label, "") == value]
+    found: NodeRecord = choose(candidates, key=rank)
+    return found
+
+
+def plain_best(
+    left: Sequence[NodeRecord], held: Sequence[NodeRecord], prefs: Sequence[str], rank: Rank
+) -> NodeRecord:
+    return plain(min, left, held, prefs, rank)
+
+
+def plain_worst(
+    left: Sequence[NodeRecord], held: Sequence[NodeRecord], prefs: Sequence[str], rank: Rank
+) -> NodeRecord:
+    return plain(max, left, held, prefs, rank)
+
+
+some_prefs = st.sampled_from([(), (ZONE,), (RACK,), (ZONE, RACK), (RACK, ZONE)])
+loads = st.lists(st.integers(0, 3), min_size=9, max_size=9)
+numbers = st.sets(st.integers(0, 8))
+
+
+@given(clusters(), some_prefs, loads, numbers, st.integers(0, 9))
+def test_nodes_are_taken_in_the_order_of_ranking_anew_each_time(
+    nodes: list[NodeRecord], prefs: tuple[str, ...], load: list[int], where: set[int], many: int
+) -> None:
+    """Tasks are held also on nodes that are no candidates, and of values that no candidate has."""
+
+    def rank(one: NodeRecord) -> tuple[int, str]:
+        return load[int(one.id[1:])], one.id
+
+    held = [n for n in nodes if int(n.id[1:]) in where]
+    rest = [n for n in nodes if n not in held]
+    expected, left, now_held = list[NodeRecord](), list(rest), list(held)
+    for _ in rest:
+        chosen = plain_best(left, now_held, prefs, rank)
+        left.remove(chosen)
+        now_held.append(chosen)
+        expected.append(chosen)
+    assert list(best_first(rest, held, prefs, rank)) == expected
+    expected, pool, now_held = [], held[:many], list(held)
+    for _ in held[:many]:
+        chosen = plain_worst(pool, now_held, prefs, rank)
+        pool.remove(chosen)
+        now_held.remove(chosen)
+        expected.append(chosen)
+    assert list(worst_first(held[:many], held, prefs, rank)) == expected
+
+
+@given(clusters(), some_prefs, loads, numbers, numbers, st.integers(0, 9))
+def test_placement_is_that_of_ranking_anew_for_each_task(
+    nodes: list[NodeRecord],
+    prefs: tuple[str, ...],
+    load: list[int],
+    where: set[int],
+    shunned: set[int],
+    replicas: int,
+) -> None:
+    """Where a service was unwell comes last, whatever its load and the preferences."""
+    here = [task(n.id) for n in nodes if int(n.id[1:]) in where]
+    loading = [task(n.id, f"o{o}") for n in nodes for o in range(load[int(n.id[1:])])]
+    tasks = [*here, *loading]
+    has = Counter(t.service_id for t in loading)
+    # Older, and complete: what they hold is the load, and their own placement changes nothing.
+    others = [service(has[ServiceId(f"o{n}")], name=f"o{n}", uid=n + 1) for n in range(3)]
+    states = {n.id: NodeState.READY for n in nodes}
+    asked = service(replicas, *prefs, uid=9)
+    found = place(
+        [asked, *others], nodes, states, tasks, 9.0, avoided={"s": {f"n{n}" for n in shunned}}
+    )
+
+    def rank(one: NodeRecord) -> tuple[int, str]:
+        return load[int(one.id[1:])] + (int(one.id[1:]) in where), one.id
+
+    held = [n for n in nodes if int(n.id[1:]) in where]
+    expected, left = list[str](), [n for n in nodes if n not in held]
+    gone, pool = list[str](), list(held)
+    while left and len(held) < replicas:
+        fresh = [n for n in left if int(n.id[1:]) not in shunned] or left
+        chosen = plain_best(fresh, held, prefs, rank)
+        left.remove(chosen)
+        held.append(chosen)
+        expected.append(chosen.id)
+    while len(held) > replicas:
+        chosen = plain_worst(pool, held, prefs, rank)
+        pool.remove(chosen)
+        held.remove(chosen)
+        gone.append(chosen.id)
+    assert [t.node_id for t in found.create if t.service_id == "s"] == expected
+    assert [t.node_id for t in found.remove if t.service_id == "s"] == gone
+
+
+@given(
+    clusters(),
+    some_prefs,
+    st.lists(st.sampled_from("duw"), min_size=9, max_size=9),
+    st.integers(0, 9),
+)
+def test_surplus_is_that_of_ranking_anew_for_each_task(
+    nodes: list[NodeRecord], prefs: tuple[str, ...], kinds: list[str], replicas: int
+) -> None:
+    """What is down goes first, then what is unwell; all of it counts for the evenness."""
+    tasks = [task(n.id) for n in nodes]
+    of = {n.id: kinds[int(n.id[1:])] for n in nodes}
+    states = {i: NodeState.DOWN if kind == "d" else NodeState.READY for i, kind in of.items()}
+    unwell = {t.id: "unhealthy" for t in tasks if of[t.node_id] == "u"}
+    found = place([service(replicas, *prefs)], nodes, states, tasks, 9.0, unwell=unwell)
+    gone, held = list[str](), list(nodes)
+    while len(held) > replicas:
+        pool = next(p for k in "duw" if (p := [n for n in held if of[n.id] == k]))
+        chosen = plain_worst(pool, held, prefs, lambda n: (1, n.id))
+        held.remove(chosen)
+        gone.append(chosen.id)
+    shed = [e.task.node_id for e in found.endings if e.reason.startswith("the service has")]
+    assert shed == gone

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 import pytest
@@ -69,6 +70,67 @@ def test_services_that_stand_as_they_should_cost_no_look_at_every_node(services:
     states.looks = 0
     place([*records, msgspec.structs.replace(records[0], id="new")], nodes, states, tasks, 1.0)
     assert states.looks >= len(nodes)
+
+
+class CountedId(str):
+    """A node's id that counts how often any is compared with another: ranking and searching."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __lt__(self, other: str) -> bool:
+        CountedId.compared += 1
+        return str.__lt__(self, other)
+
+    def __gt__(self, other: str) -> bool:
+        CountedId.compared += 1
+        return str.__gt__(self, other)
+
+    def __eq__(self, other: object) -> bool:
+        CountedId.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+class CountedLabels(dict[str, str]):
+    """A node's labels that count how often any is looked up."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:  # noqa: ANN401  # as dict has it
+        CountedLabels.looks += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("labels", [0, 1, 2])
+@pytest.mark.parametrize("before", [0, 150])
+def test_many_replicas_cost_no_look_at_every_node_for_each(before: int, labels: int) -> None:
+    """Neither where they are placed nor where they are taken away."""
+    nodes = [
+        NodeRecord(
+            id=CountedId(f"n{n:03}"), name=f"n{n}", created_at=0.0,
+            labels=CountedLabels({"l0": str(n % 60), "l1": str(n % 7)}),
+        )
+        for n in range(300)
+    ]  # fmt: skip
+    prefs = tuple(f"spread=node.labels.l{n}" for n in range(labels))
+    spec = ServiceSpec(replicas=5 if before else 150, uid=7, placement_prefs=prefs)
+    service = ServiceRecord(id="s", name="s", spec=spec, created_at=0.0, updated_at=0.0)
+    tasks = [
+        TaskRecord(
+            id=task_id(ServiceId("s"), NodeId(node.id)), service_id=ServiceId("s"),
+            node_id=NodeId(node.id), state=TaskState.RUNNING, created_at=0.0,
+        )
+        for node in nodes[:before]
+    ]  # fmt: skip
+    states = {node.id: NodeState.READY for node in nodes}
+    CountedId.compared = CountedLabels.looks = 0
+    changes = place([service], nodes, states, tasks, 1.0)
+    assert (len(changes.create), len(changes.remove)) == ((0, 145) if before else (150, 0))
+    # Sorting is about eight comparisons a node; looking at all of them for each is 22,000 at least.
+    assert CountedId.compared < 30 * len(nodes)
+    assert CountedLabels.looks <= 2 * labels * len(nodes)
 
 
 def secrets() -> list[SecretRecord]:
