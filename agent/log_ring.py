@@ -15,7 +15,8 @@ RING_LINES: Final = 5_000
 MAX_LINE: Final = 8_192
 """What is kept of a line; it is looked through whole before."""
 MAX_PENDING: Final = 65_536
-"""A line that does not end: what is behind this is dropped."""
+"""A longer line is not kept at all: where it was cut, the first part of a value would remain."""
+TOO_LONG: Final = b"[line too long]"
 _CUT: Final = b" [cut]"
 _STEP_S: Final = 1e-6
 
@@ -37,24 +38,33 @@ class LineCutter:
 
     def __init__(self) -> None:
         self._pending = bytearray()
+        self._overflowed = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the lines that are complete."""
         *ends, rest = data.split(b"\n")
         for end in ends:
             self._take(end)
-            yield bytes(self._pending)
-            self._pending.clear()
+            yield self._taken()
         self._take(rest)
 
     def rest(self) -> Iterator[bytes]:
         """Yield the last line if the stream ended without an end of it."""
-        if self._pending:
-            yield bytes(self._pending)
-            self._pending.clear()
+        if self._pending or self._overflowed:
+            yield self._taken()
 
     def _take(self, data: bytes) -> None:
-        self._pending += data[: MAX_PENDING - len(self._pending)]
+        if len(self._pending) + len(data) > MAX_PENDING:
+            self._overflowed = True
+            self._pending.clear()
+        if not self._overflowed:
+            self._pending += data
+
+    def _taken(self) -> bytes:
+        line = TOO_LONG if self._overflowed else bytes(self._pending)
+        self._pending.clear()
+        self._overflowed = False
+        return line
 
 
 class Ring:

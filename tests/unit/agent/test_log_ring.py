@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.log_ring import MAX_LINE, MAX_PENDING, RING_BYTES, RING_LINES, LineCutter, Ring
+from agent.log_ring import (
+    MAX_LINE,
+    MAX_PENDING,
+    RING_BYTES,
+    RING_LINES,
+    TOO_LONG,
+    LineCutter,
+    Ring,
+)
 
 
 def cut(*pieces: bytes) -> list[bytes]:
@@ -29,9 +37,14 @@ def test_a_last_line_without_an_end_counts() -> None:
     assert cut(b"") == []
 
 
-def test_a_line_that_does_not_end_is_bounded_and_the_next_one_is_whole() -> None:
-    lines = cut(*[b"x" * MAX_PENDING] * 3, b"y\nnext\n")
-    assert ([len(line) for line in lines], lines[1]) == ([MAX_PENDING, 4], b"next")
+@pytest.mark.threat("T-54")
+@pytest.mark.parametrize("times", [1, 3])
+def test_nothing_is_kept_of_a_line_too_long_to_look_through(times: int) -> None:
+    """A value within it, whole or repeated, would be cut and then not be found."""
+    assert cut(*[b"x" * MAX_PENDING] * times, b"y\nnext\n") == [TOO_LONG, b"next"]
+    assert cut(b"x" * MAX_PENDING + b"y" * times + b"\nnext") == [TOO_LONG, b"next"]
+    assert cut(*[b"x" * MAX_PENDING] * times, b"unended") == [TOO_LONG]
+    assert cut(b"x" * MAX_PENDING, b"\nnext") == [b"x" * MAX_PENDING, b"next"]
 
 
 def ring(*lines: bytes, at_s: float = 1.0) -> Ring:
