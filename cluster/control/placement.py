@@ -16,7 +16,7 @@ from itertools import islice
 
 from cluster.control.node_fitness import unfit
 from cluster.control.spread import best_first, worst_first
-from cluster.control.task_history import Ending
+from cluster.control.task_history import TRIED, Ending
 from cluster.protocol.ids import NodeId, ServiceId
 from cluster.store.records import (
     EndedState,
@@ -230,7 +230,8 @@ class _Plan:
         """Move one unwell task to a node that was not tried lately; one at a time is lost."""
         avoided = self._avoided.get(service.id, ())
         untried = [node for node in candidates if node.id not in avoided]
-        if not untried:
+        # Failing wherever it is tried, it is broken itself, and its secrets would tour the cluster.
+        if not untried or len(avoided) >= TRIED:
             return
         task = kept.unwell[0]
         held = [self._nodes[t.node_id] for t in (*kept.steady, *kept.unwell[1:])]

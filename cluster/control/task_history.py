@@ -1,12 +1,12 @@
 """What became of tasks that ended: remembered for `service ps`, and for placement to learn from.
 
 Pure: returns the steps that remember, in the transaction that removes the tasks. Bounded by number,
-not by time: a service that never changes keeps telling of its last move. Source: the task history
-of `docker service ps`.
+not by time: a service that never changes keeps telling of its last move. What placement still
+learns from is the last to be forgotten. Source: the task history of `docker service ps`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,8 @@ KEPT: Final = 20
 """Ended tasks that are remembered of each service."""
 AVOIDED_S: Final = 3600.0
 """For how long a service is not moved to a node where its check kept failing."""
+TRIED: Final = 5
+"""So many nodes in `AVOIDED_S` where its check kept failing, and the service stays where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ def remembered(view: View, endings: Iterable[Ending], now_s: float) -> Iterator[
         if stored is None:
             # Never beside its service's removal: an id that comes back reads as a replay.
             yield Require(service)
-            yield Create(TaskHistoryRecord(id=service_id, ended=newest[:KEPT]))
+            yield Create(TaskHistoryRecord(id=service_id, ended=_kept(newest, now_s)))
         else:
-            kept = (*newest, *stored.record.ended)[:KEPT]
+            kept = _kept((*newest, *stored.record.ended), now_s)
             yield Replace(stored, msgspec.structs.replace(stored.record, ended=kept))
 
 
@@ -65,9 +67,7 @@ def avoided(view: View, now_s: float) -> dict[str, frozenset[str]]:
     """Return, by service, the nodes that a task lately left because its check kept failing."""
     found = {
         stored.record.id: frozenset(
-            ended.node_id
-            for ended in stored.record.ended
-            if ended.unwell and now_s - ended.ended_at < AVOIDED_S
+            ended.node_id for ended in stored.record.ended if _teaches(ended, now_s)
         )
         for stored in view.task_histories.values()
     }
@@ -78,6 +78,16 @@ def ended_shown(view: View, service_id: ServiceId) -> list[dict[str, JSON]]:
     """Return the ended tasks of a service, the newest first, as `service ps` shows them."""
     stored = view.task_histories.get(service_id)
     return [_shown(view, one) for one in stored.record.ended] if stored is not None else []
+
+
+def _kept(ended: Sequence[EndedTask], now_s: float) -> tuple[EndedTask, ...]:
+    """Return as many as are kept, in their order: the newest, but first what still teaches."""
+    by_worth = sorted(range(len(ended)), key=lambda place: not _teaches(ended[place], now_s))
+    return tuple(ended[place] for place in sorted(by_worth[:KEPT]))
+
+
+def _teaches(ended: EndedTask, now_s: float) -> bool:
+    return ended.unwell and now_s - ended.ended_at < AVOIDED_S
 
 
 def _ended(view: View, ending: Ending, now_s: float) -> EndedTask:

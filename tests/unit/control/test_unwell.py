@@ -6,11 +6,17 @@ import msgspec
 import pytest
 
 from cluster.control.placement_duty import PlacementDuty
-from cluster.control.task_history import AVOIDED_S
+from cluster.control.task_history import AVOIDED_S, KEPT, TRIED, avoided
 from cluster.control.update_draft import HealthDraft
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.ids import NodeId, ServiceId
-from cluster.store.records import RolloutState, TaskStatusRecord, UpdatePolicy, task_id
+from cluster.store.records import (
+    Availability,
+    RolloutState,
+    TaskStatusRecord,
+    UpdatePolicy,
+    task_id,
+)
 from tests.unit.control.lab import AUDITOR, ControlLab, drafted
 
 AFTER_S = 30.0
@@ -114,6 +120,53 @@ async def test_where_it_was_tried_is_not_tried_again_soon(lab: ControlLab) -> No
     lab.clock.advance(AVOIDED_S)
     await lab.settle(duty)
     assert elsewhere(lab) != seen[2]
+
+
+async def test_a_service_that_is_broken_itself_does_not_tour_the_cluster(lab: ControlLab) -> None:
+    """However many nodes there are: each move hands its secrets to one more of them."""
+    duty = await started(lab, KEPT + 5)
+    moves = list[float]()
+    for _ in range(200):
+        before = elsewhere(lab)
+        await verdict(lab, before, healthy=False)
+        lab.clock.advance(AFTER_S)
+        await lab.settle(duty, rounds=1)
+        if elsewhere(lab) != before:
+            moves.append(lab.clock.now().timestamp())
+    assert len(moves) > TRIED, "an hour later it is tried again"
+    assert max(sum(0 <= at - first < AVOIDED_S for at in moves) for first in moves) == TRIED == 5
+
+
+async def test_why_a_node_is_avoided_is_forgotten_last(lab: ControlLab) -> None:
+    """Not for tasks that ended for any other reason, however many."""
+    duty = await started(lab, 3)
+    first = elsewhere(lab)
+    left = lab.view.node_by_name(first)
+    assert left is not None
+    await verdict(lab, first, healthy=False)
+    lab.clock.advance(AFTER_S)
+    await lab.settle(duty, rounds=1)
+    others = {"n1", "n2", "n3"} - {first}
+    for _ in range(KEPT + 2):
+        there = elsewhere(lab)
+        assert there != first
+        for name in others:
+            drain = Availability.DRAIN if name == there else Availability.ACTIVE
+            await lab.nodes.update(lab.context(), name, add_labels={}, availability=drain)
+        await lab.settle(duty, rounds=1)
+    rows = lab.services.ended_tasks(AUDITOR, "web")
+    assert (len(rows), rows[-1]["node"]) == (KEPT, first)
+    (nodes,) = avoided(lab.view, lab.clock.now().timestamp()).values()
+    assert nodes == {left.record.id}
+    # In an hour it teaches nothing any more, and goes as the oldest.
+    lab.clock.advance(AVOIDED_S)
+    await lab.nodes.update(
+        lab.context(), elsewhere(lab), add_labels={}, availability=Availability.DRAIN
+    )
+    await lab.settle(duty)
+    rows = lab.services.ended_tasks(AUDITOR, "web")
+    assert len(rows) == KEPT
+    assert first not in {row["node"] for row in rows}
 
 
 async def test_all_of_several_unhealthy_is_not_the_nodes_fault(lab: ControlLab) -> None:
