@@ -22,7 +22,7 @@ from typing import Final, NoReturn
 from agent import linux
 from agent.local_call import MAX_LINE_BYTES, PROTOCOL_VERSION, short_address
 from agent.log_ring import LineCutter, Ring
-from agent.redaction import patterns_of, redacted, values_in
+from agent.redaction import Net, redacted
 from cluster.system import Clock, SystemClock
 
 ANSWER_BYTES: Final = 900_000
@@ -102,7 +102,7 @@ class Keeper:
     ) -> None:
         self._path = socket_path
         self._clock = clock
-        self._mount_path = mount_path
+        self._net = Net(mount_path)
         self._ring = Ring()
         self._cutters = {pipe: LineCutter() for pipe in pipes}
         self._streams = dict(zip(pipes, _STREAMS, strict=True))
@@ -112,6 +112,8 @@ class Keeper:
     def run(self) -> None:
         """Work until both pipes are at their end."""
         listening = self._listen()
+        # Before the program has read its files: whichever of them goes later is missed then.
+        self._net.patterns()
         open_pipes = set(self._cutters)
         for pipe in open_pipes:
             self._selector.register(pipe, selectors.EVENT_READ)
@@ -149,7 +151,7 @@ class Keeper:
         return bool(data)
 
     def _keep(self, stream: str, lines: list[bytes]) -> None:
-        patterns = patterns_of(values_in(self._mount_path)) if lines else []
+        patterns = self._net.patterns() if lines else []
         for line in lines:
             text = redacted(line.removesuffix(b"\r"), patterns)
             self._ring.add(stream, text, self._clock.boottime_s(), self._clock.now().timestamp())

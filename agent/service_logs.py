@@ -18,7 +18,7 @@ import structlog
 from agent.local_call import Refused, ask
 from agent.log_ring import Line
 from agent.mount_table import MountTable
-from agent.redaction import patterns_of, redacted, values_in
+from agent.redaction import Net, redacted
 from cluster.protocol.ids import is_id
 from cluster.protocol.wire import (
     LOG_BYTES,
@@ -101,7 +101,7 @@ def _read(directory: Path, mount: Path, request: LogRequest, until_s: float) -> 
     last = request.after_s is None
     lines = lines[len(lines) - limit if last and len(lines) > limit else 0 :]
     kept, cut_at_s = _bounded(lines, limit, last=last)
-    patterns = patterns_of(values_in(mount))
+    patterns = Net(mount).patterns()
     shown = tuple(
         LogLine(
             line.time_s,

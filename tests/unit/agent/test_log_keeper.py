@@ -98,6 +98,18 @@ async def test_values_are_taken_out_of_what_is_kept_and_of_nothing_else(node: No
 
 
 @pytest.mark.threat("T-54")
+async def test_nothing_is_kept_once_the_files_are_gone(node: Node) -> None:
+    """A lease lapsed or the service was removed; the program still knows the value."""
+    process = await started(node, "v=$(cat /run/secrets/db); " + WAITS + "echo it is $v; read y")
+    node.mounts["red"].clear()
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    kept = await texts(node, until="[withheld: the service's files are gone]")
+    assert kept == ["ready", "[withheld: the service's files are gone]"]
+    assert (await finished(process)).stdout == "it is red-value\n"
+
+
+@pytest.mark.threat("T-54")
 async def test_no_service_reaches_a_log(node: Node) -> None:
     """Neither its own nor another's: only root does, and covers hide the directory besides."""
     process = await started(node, WAITS)

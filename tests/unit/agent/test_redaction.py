@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.redaction import REDACTED, patterns_of, redacted, values_in
+from agent import redaction
+from agent.redaction import REDACTED, WITHHELD, Net, patterns_of, redacted, values_in
 
 PEM = b"-----BEGIN KEY-----\nTUlJRXZnSUJBREFO\nQmdrcWhraUc5dzBC\n-----END KEY-----\n"
 
@@ -62,3 +63,81 @@ def test_files_of_every_set_that_still_lies_there_count(tmp_path: Path) -> None:
     (tmp_path / "..2/away").symlink_to("/etc/hostname")
     assert sorted(values_in(tmp_path)) == [b"new value", b"old value"]
     assert values_in(tmp_path / "gone") == []
+
+
+def publish(mount: Path, number: int, **values: bytes) -> None:
+    """Put a set of files in place, as the agent does."""
+    (mount / f"..{number}").mkdir()
+    for name, value in values.items():
+        (mount / f"..{number}/{name}").write_bytes(value)
+    (mount / "..data.new").symlink_to(f"..{number}")
+    (mount / "..data.new").rename(mount / "..data")
+
+
+def drop(mount: Path, number: int) -> None:
+    """Take a superseded set away."""
+    for path in (mount / f"..{number}").iterdir():
+        path.unlink()
+    (mount / f"..{number}").rmdir()
+
+
+@pytest.mark.threat("T-54")
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_set_that_vanishes_meanwhile_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: int
+) -> None:
+    for number in (1, 2):
+        publish(tmp_path, number, db=f"value {number}".encode())
+    listed = redaction._generations(tmp_path)
+    listed.insert(gone, str(tmp_path / "..9"))
+    monkeypatch.setattr(redaction, "_generations", lambda _mount: listed)
+    assert sorted(values_in(tmp_path)) == [b"value 1", b"value 2"]
+
+
+def test_each_published_set_is_looked_for(tmp_path: Path) -> None:
+    net = Net(tmp_path)
+    publish(tmp_path, 1, db=b"value 1")
+    assert redacted(b"value 1, value 2", net.patterns()) == REDACTED + b", value 2"
+    publish(tmp_path, 2, db=b"value 2")
+    assert redacted(b"value 1, value 2", net.patterns()) == REDACTED + b", " + REDACTED
+    drop(tmp_path, 1)
+    publish(tmp_path, 3, db=b"value 3")
+    assert redacted(b"value 1, value 3", net.patterns()) == b"value 1, " + REDACTED
+
+
+def test_a_set_of_the_same_number_is_another_one(tmp_path: Path) -> None:
+    net = Net(tmp_path)
+    publish(tmp_path, 1, db=b"value 1")
+    net.patterns()
+    (tmp_path / "keeps-the-inode").hardlink_to(tmp_path / "..data")
+    drop(tmp_path, 1)
+    publish(tmp_path, 1, db=b"value 2")
+    assert redacted(b"value 2", net.patterns()) == REDACTED
+
+
+def test_files_are_read_once_a_set(tmp_path: Path) -> None:
+    net = Net(tmp_path)
+    publish(tmp_path, 1, db=b"value 1")
+    assert net.patterns() is net.patterns()
+
+
+@pytest.mark.threat("T-54")
+def test_without_its_files_nothing_is_kept_of_what_a_program_prints(tmp_path: Path) -> None:
+    """Whoever lost them may still know what was in them."""
+    net = Net(tmp_path)
+    publish(tmp_path, 1, db=b"value 1", tls=b"key of it")
+    assert redacted(b"value 1", net.patterns()) == REDACTED
+    (tmp_path / "..data").unlink()
+    assert redacted(b"value 1", net.patterns()) == WITHHELD
+    drop(tmp_path, 1)
+    publish(tmp_path, 2, tls=b"key of it")
+    assert redacted(b"value 1", net.patterns()) == WITHHELD
+    publish(tmp_path, 3, tls=b"key of it", db=b"value 1")
+    assert redacted(b"value 1", net.patterns()) == REDACTED
+
+
+def test_a_service_without_files_keeps_what_it_prints(tmp_path: Path) -> None:
+    net = Net(tmp_path)
+    publish(tmp_path, 1)
+    assert redacted(b"up", net.patterns()) == b"up"
+    assert redacted(b"up", Net(tmp_path / "gone").patterns()) == WITHHELD

@@ -30,6 +30,7 @@ class Table:
         self._directory = directory
         (directory / "..1").mkdir()
         (directory / "..1/db").write_bytes(b"hunter22")
+        (directory / "..data").symlink_to("..1")
         self.mounted = {
             WEB: ServiceAssignment(WEB, "web", 1, 1, 1, (), logs=True),
             MUTE: ServiceAssignment(MUTE, "mute", 1, 1, 1, ()),
@@ -48,11 +49,11 @@ class Node:
     def __init__(self, directory: Path, group: asyncio.TaskGroup) -> None:
         self.logs_dir = directory / "logs" / WEB
         self.logs_dir.mkdir(parents=True)
-        mount = directory / "mount"
-        mount.mkdir()
+        self.mount = directory / "mount"
+        self.mount.mkdir()
         self.clock = ManualClock()
         self.sent: asyncio.Queue[tuple[int, LogChunk]] = asyncio.Queue()
-        table = cast("MountTable", Table(mount))
+        table = cast("MountTable", Table(self.mount))
         self.logs = ServiceLogs(directory, table, self.clock, group, self._send)
 
     async def _send(self, link: int, chunk: LogChunk) -> None:
@@ -165,6 +166,13 @@ async def test_values_that_came_after_they_were_printed_are_taken_out(node: Node
     """A keeper knows what was in the files then; here those in them now are looked for."""
     with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "it is hunter22")):
         assert said(await node.ask()) == ["it is [redacted]"]
+
+
+@pytest.mark.threat("T-54")
+async def test_without_the_files_nothing_is_told(node: Node) -> None:
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "it is hunter22")):
+        (node.mount / "..data").unlink()
+        assert said(await node.ask()) == ["[withheld: the service's files are gone]"]
 
 
 async def test_a_chunk_is_bounded_and_the_rest_is_behind_its_cursor(node: Node) -> None:
