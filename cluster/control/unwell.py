@@ -3,9 +3,10 @@
 Owns the judgement; where a task goes is `placement`'s business. The application is not ours to
 restart, and moving a task takes its secrets away from where the application runs, so nothing moves
 unless the service asks for it (`replace_after_s`). Even then a task moves only where another node
-may help: not while an open rollout changes the service, which judges that itself; and not while all
-of several tasks are unhealthy, for then the change or what they all depend on is at fault, and not
-the node. Source: docs/how-to/tasks.md.
+may help: not while an open rollout changes the service, which judges that itself; not while all of
+several tasks are unhealthy, for then the change or what they all depend on is at fault, and not the
+node; and not while a new task has yet to show how it does, so that one moves after the other.
+Source: docs/how-to/tasks.md.
 """
 
 from typing import Final
@@ -61,6 +62,10 @@ class Unwell:
         self._asked = bool(asking)
         busy = _under_change(view) if asking else set()
         for service_id in sorted(asking.keys() - busy):
+            shown_at = _shown_at(view, ServiceId(service_id), asking[service_id])
+            if shown_at > now_s:
+                pending.append(shown_at)
+                continue
             for task, status, since in _failing(view, ServiceId(service_id)):
                 ends_at = since + asking[service_id]
                 if ends_at <= now_s:
@@ -83,6 +88,22 @@ def _failing(view: View, service_id: ServiceId) -> list[tuple[TaskRecord, TaskSt
     ]
     healthy = any(stored is not None and stored.record.healthy for _, stored in statuses)
     return failing if healthy or len(tasks) == 1 else []
+
+
+def _shown_at(view: View, service_id: ServiceId, patience_s: float) -> float:
+    """Return until when a new task of a service is waited for: it has no verdict yet."""
+    tasks = [stored.record for stored in view.tasks_of_service(service_id)]
+    statuses = [(task, view.task_statuses.get(task.id)) for task in tasks]
+    return max(
+        (
+            task.created_at + patience_s
+            for task, stored in statuses
+            if stored is None
+            or stored.record.healthy is None
+            or stored.record.health_at < task.created_at
+        ),
+        default=0.0,
+    )
 
 
 def _under_change(view: View) -> set[str]:

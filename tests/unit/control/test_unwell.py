@@ -184,6 +184,53 @@ async def test_all_of_several_unhealthy_is_not_the_nodes_fault(lab: ControlLab) 
     assert unwell not in lab.placed("web")
 
 
+@pytest.mark.parametrize("shows", [True, None])
+async def test_the_next_task_moves_once_the_last_has_shown_how_it_does(
+    lab: ControlLab, shows: bool | None
+) -> None:
+    duty = await started(lab, 5, replicas=3)
+    first, second, well = sorted(lab.placed("web"))
+    spare = {f"n{number}" for number in range(1, 6)} - {first, second, well}
+    for node in (first, second):
+        await verdict(lab, node, healthy=False)
+    await verdict(lab, well, healthy=True)
+    lab.clock.advance(AFTER_S)
+    await lab.settle(duty, rounds=5)
+    (moved,) = lab.placed("web") & spare
+    assert len(lab.placed("web") & {first, second}) == 1
+    lab.clock.advance(AFTER_S - 1)
+    if shows:
+        await verdict(lab, moved, healthy=True)
+    else:
+        await lab.settle(duty)
+        assert lab.placed("web") & spare == {moved}
+        lab.clock.advance(1)
+    # By itself: it is due then, though nothing else changed.
+    await (lab.settle(duty) if shows else duty.round())
+    assert lab.placed("web") == {well, *spare}
+
+
+async def test_what_is_left_of_an_earlier_task_shows_nothing_of_a_new_one(lab: ControlLab) -> None:
+    duty = await started(lab, 4, replicas=2)
+    unwell, well = sorted(lab.placed("web"))
+    await verdict(lab, unwell, healthy=False)
+    await verdict(lab, well, healthy=True)
+    (fresh, *_) = sorted({"n1", "n2", "n3", "n4"} - {unwell, well})
+    await verdict(lab, fresh, healthy=True)
+    lab.clock.advance(AFTER_S - 1)
+    draft = drafted("web", health=HEALTH, replicas=3)
+    await lab.services.update(lab.context(), "web", draft)
+    await lab.settle(duty, rounds=1)
+    await rolled_out(lab, over=True)
+    assert lab.placed("web") == {unwell, well, fresh}
+    lab.clock.advance(1)
+    await lab.settle(duty)
+    assert lab.placed("web") == {unwell, well, fresh}
+    await verdict(lab, fresh, healthy=True)
+    await lab.settle(duty)
+    assert unwell not in lab.placed("web")
+
+
 async def test_an_open_rollout_judges_its_own_change(lab: ControlLab) -> None:
     duty = await started(lab, 2)
     await rolled_out(lab, over=False)
