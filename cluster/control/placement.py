@@ -270,7 +270,7 @@ class _Plan:
             ids = {task.id for task in gone}
             pool[:] = [task for task in pool if task.id not in ids]
             for task in gone:
-                ending = self._ending(task, f"the service has {replicas} replicas now")
+                ending = self._ending(task, "the service has fewer replicas now")
                 self._drop(service, kept, ending)
             kept.left.clear()
 

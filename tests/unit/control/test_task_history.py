@@ -100,7 +100,7 @@ async def test_fewer_replicas_are_a_reason(lab: ControlLab) -> None:
     await lab.services.update(lab.context(), "web", drafted("web", replicas=1))
     await lab.settle(lab.duty())
     ((_, state, reason),) = ended(lab)
-    assert (state, reason) == ("shutdown", "the service has 1 replicas now")
+    assert (state, reason) == ("shutdown", "the service has fewer replicas now")
 
 
 async def test_the_newest_stand_first_and_old_ones_go(lab: ControlLab) -> None:
