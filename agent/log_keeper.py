@@ -126,20 +126,29 @@ class Keeper:
                         self._selector.unregister(key.fd)
                         open_pipes.discard(key.fd)
         finally:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink()
 
     def _listen(self) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Without a socket the program still runs, and its output still goes where it went.
-        with suppress(OSError):
-            # Its parent too: the names of the services that keep a log are nobody else's business.
+        # Hidden from the agent until it can be asked: what refuses it is taken for dead.
+        early = self._path.with_name(f".{self._path.stem}")
+        try:
+            # Its parent too: which services keep a log is nobody else's business.
             for directory in (self._path.parent.parent, self._path.parent):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            with short_address(self._path) as address:
+            with short_address(early) as address:
                 listening.bind(address)
-            self._path.chmod(0o600)
+            early.chmod(0o600)
             listening.listen(4)
+            early.rename(self._path)
             self._selector.register(listening, selectors.EVENT_READ)
+        except OSError as error:
+            # The program still runs, and its output still goes where it went.
+            message = f"strongroom-agent exec: no log is kept: {error.strerror}\n"
+            _write(2, message.encode())
+            with suppress(OSError):
+                early.unlink()
         return listening
 
     def _pass_on(self, pipe: int) -> bool:

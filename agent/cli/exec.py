@@ -130,12 +130,15 @@ def _log_socket(answer: dict[str, object], arguments: argparse.Namespace) -> Pat
     """
     if answer.get("logs") is not True or arguments.ends_with:
         return None
+    from cluster.system import SystemEntropy  # on use only: `exec` starts fast
+
     # Not by name: what a removed service left behind must not answer for the next one of its name.
     service_id = answer.get("service_id")
     if not isinstance(service_id, str) or _ID.fullmatch(service_id) is None:
         raise ValueError("the agent's answer is malformed; are both of one version?")
     directory: Path = arguments.run_dir.resolve() / "logs" / service_id
-    return directory / f"{os.getpid()}.sock"
+    # Never a name that was there before: the agent takes a dead keeper's socket away by its name.
+    return directory / f"{SystemEntropy().token(16).hex()}.sock"
 
 
 def _seconds(text: str) -> float:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from agent.local_call import ask
+from agent.log_keeper import Keeper
+from cluster.system import SystemClock
 from tests.support.node import Done, Node, finished, running_node, start_agent_command
 
 PATIENCE_S = 60.0
@@ -134,6 +137,39 @@ async def test_a_later_service_of_the_name_shares_no_keeper(node: Node) -> None:
     assert before not in sockets(node)
     for one in (process, later):
         await finished(one)
+
+
+async def test_a_program_runs_without_a_log_and_says_so(node: Node) -> None:
+    (node.run_directory / "logs").touch()
+    done = await node.run_exec("red", "sh", "-c", SAYS + "exit 7")
+    assert (done.code, done.stdout) == (7, "out\n")
+    assert "no log is kept: File exists\n" in done.stderr
+
+
+async def test_a_sockets_name_is_no_process_id(node: Node) -> None:
+    """That comes again, and a dead keeper's name is removed."""
+    process = await started(node, WAITS)
+    (path,) = sockets(node)
+    assert (len(path.stem), list(path.parent.iterdir())) == (32, [path])
+    await finished(process)
+
+
+def test_a_socket_has_its_name_only_once_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent takes a socket that refuses it for a dead keeper's, and removes it."""
+    path = tmp_path / "logs/x/1.sock"
+    named: list[bool] = []
+    listen = socket.socket.listen
+
+    def watched(listening: socket.socket, backlog: int) -> None:
+        named.append(path.exists())
+        listen(listening, backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", watched)
+    with Keeper(path, tmp_path, (0, 0), SystemClock())._listen():
+        assert named == [False]
+        assert list(path.parent.iterdir()) == [path]
 
 
 async def test_a_service_without_a_log_has_no_keeper(node: Node) -> None:
