@@ -215,6 +215,13 @@ async def test_what_no_keeper_answers_on_is_passed_over(node: Node) -> None:
     assert not (node.logs_dir / "1.sock").exists()
 
 
+async def test_what_cannot_be_taken_away_stays_and_harms_nothing(node: Node) -> None:
+    """It refuses as a dead keeper's socket does."""
+    (node.logs_dir / "1.sock").mkdir()
+    with keeper(node.logs_dir / "2.sock", line(node.now() - 1, "a")):
+        assert said(await node.ask()) == ["a"]
+
+
 async def test_a_flood_of_requests_is_told_to_come_back(node: Node) -> None:
     with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
         for _ in range(AT_ONCE + 3):
