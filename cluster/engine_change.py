@@ -92,10 +92,10 @@ class EngineChanges:
         return self.background.run(self._recover_quorum)
 
     async def _recover_quorum(self, tell: Tell) -> None:
-        await look_at_loss(self.config, self.life.engine())
+        loss = await look_at_loss(self.config, self.life.engine())
 
         async def change(contents: SealFileContents, started: StartedEngine) -> Changed:
-            recovery = Recovery(self.config, contents, self.clock, self.entropy)
+            recovery = Recovery(self.config, contents, self.clock, self.entropy, loss.voters)
             return await recovered(recovery, started, tell)
 
         await self._change(State.RECOVERING, change, tell)

@@ -7,6 +7,7 @@ which no agent and no service belongs to.
 
 import asyncio
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -61,8 +62,7 @@ class StartedEngine:
     async def reachable(self) -> tuple[int, int]:
         """Return how many voters' peer listeners answer, and how many voters there are."""
         voters = await self.voters()
-        answers = await asyncio.gather(*(_answers(address) for address in voters))
-        return sum(answers), len(voters)
+        return len(await answering(voters)), len(voters)
 
     async def voters(self) -> tuple[str, ...]:
         """Return host:port of every voter, as this member's peer listener tells it: that answers
@@ -79,10 +79,6 @@ class StartedEngine:
         authority = await asyncio.to_thread(settings.peer_ca_pem.read_bytes)
         return await asyncio.to_thread(fetch_view, peer_address, settings.peer_pem, authority)
 
-    async def answers(self, peer_address: str) -> bool:
-        """Return whether something listens where a member's peers reach it."""
-        return await _answers(peer_address)
-
     async def stop(self) -> None:
         """Close the engine and end its member."""
         await self.engine.close()
@@ -90,6 +86,12 @@ class StartedEngine:
             await self.member.stop()
         for fd in self.fds:
             os.close(fd)
+
+
+async def answering(peer_addresses: Collection[str]) -> frozenset[str]:
+    """Return those at which something listens, of where members' peers reach them (host:port)."""
+    answers = await asyncio.gather(*(_answers(address) for address in peer_addresses))
+    return frozenset(one for one, up in zip(peer_addresses, answers, strict=True) if up)
 
 
 async def _answers(peer_address: str) -> bool:

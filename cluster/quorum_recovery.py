@@ -27,7 +27,13 @@ import structlog
 from cluster.config import Config
 from cluster.control.callers import LOCAL_ROOT
 from cluster.control.policy import Action, Resource, authorize
-from cluster.engine_start import StartedEngine, engine_answers, start_engine, start_private
+from cluster.engine_start import (
+    StartedEngine,
+    answering,
+    engine_answers,
+    start_engine,
+    start_private,
+)
 from cluster.new_life import NewLife
 from cluster.protocol.errors import (
     ClusterError,
@@ -70,7 +76,10 @@ class Loss:
 
 
 async def look_at_loss(config: Config, started: StartedEngine) -> Loss:
-    """Return what is lost. Raises Conflict where a majority answers, WrongEngine on SQLite."""
+    """Return what is lost.
+
+    Raises Conflict where a majority answers, WrongEngine on SQLite.
+    """
     if started.member is None:
         raise WrongEngine("this cluster runs on SQLite, whose one manager has no quorum to lose")
     # The quorum first: an engine that was just started has not read all its members yet.
@@ -78,8 +87,8 @@ async def look_at_loss(config: Config, started: StartedEngine) -> Loss:
     voters = await _voters(started)
     if config.peer_address not in voters:
         raise Conflict("this manager's member does not vote; recover on one that does")
-    answering = await asyncio.gather(*(started.answers(address) for address in voters))
-    unreachable = tuple(a for a, up in zip(voters, answering, strict=True) if not up)
+    up = await answering(voters)
+    unreachable = tuple(address for address in voters if address not in up)
     if has_quorum or len(voters) - len(unreachable) > len(voters) // 2:
         raise Conflict(
             "a majority of the managers answers: the quorum is not lost; wait for it, and take "
@@ -125,6 +134,8 @@ class Recovery:
     contents: SealFileContents
     clock: Clock
     entropy: Entropy
+    voters: tuple[str, ...]
+    """host:port of the old cluster's voters, this one among them."""
     place: RecoveryDirectory = field(init=False)
     _running: list[StartedEngine] = field(default_factory=list)
 
@@ -134,8 +145,8 @@ class Recovery:
     async def run(self) -> AsyncIterator[str]:
         """Recover, telling each step. Until the last one the survivor's old data are its data.
 
-        Raises what the engines raise, Conflict where the disk is too small, and IntegrityError
-        where the copy differs or the audit does not tell what is there.
+        Raises what the engines raise, Conflict where the disk is too small or the others came back,
+        and IntegrityError where the copy differs or the audit does not tell what is there.
         """
         yield "copying the engine's data"
         await asyncio.to_thread(self.place.require_space)
@@ -157,8 +168,19 @@ class Recovery:
         life = await new.begin(target.engine, fresh, self._new_life)
         await self.stop()
         yield "going over to it"
-        await _to_its_end(self.place.decide)
+        await self._decide()
         log.warning("quorum.recovered", incarnation=f"{life.counter}.{life.unique}")
+
+    async def _decide(self) -> None:
+        """Go over to the new engine, unless the others form a majority by now: reading and copying
+        take their time, and two clusters of one past must never be."""
+        others = [address for address in self.voters if address != self.config.peer_address]
+        if len(await answering(others)) > len(self.voters) // 2:
+            raise Conflict(
+                "a majority of the managers answers again: the quorum is not lost, and nothing "
+                "was changed"
+            )
+        await _to_its_end(self.place.decide)
 
     async def stop(self) -> None:
         """End the engines that it started."""

@@ -22,6 +22,8 @@ from cluster.protocol.errors import (
     WrongEngine,
 )
 from cluster.protocol.ids import Incarnation
+from cluster.protocol.secret_bytes import SecretBytes
+from cluster.quorum_recovery import Recovery
 from cluster.recovery_directory import RecoveryDirectory
 from cluster.seal.unlock import SealFileContents
 from cluster.store.records import (
@@ -275,3 +277,51 @@ async def test_nothing_is_recovered_without_consent_or_cause(tmp_path: Path) -> 
         with pytest.raises(WrongEngine):
             await _recover(life)
         assert life.state is State.SERVING
+
+
+# --- deciding ------------------------------------------------------------------------------------
+
+
+def _recovery(base: Path, *others: str) -> Recovery:
+    """Return a recovery whose new data are there, to be gone over to."""
+    config = replace(_config(base, "m1"), etcd=None)
+    contents = SealFileContents(
+        root_key=SecretBytes(b"k" * 32), engine_ca_certificate=b"", engine_ca_key=SecretBytes(b""),
+        tls_certificate_chain=b"", tls_key=SecretBytes(b""), manager_id="m1-id",
+        trust_domain="test.strongroom", cluster_id="c1",
+    )  # fmt: skip
+    voters = (config.peer_address, *others)
+    recovery = Recovery(config, contents, SystemClock(), SystemEntropy(), voters)
+    for directory in (recovery.place.member, recovery.place.recovered):
+        directory.mkdir(parents=True)
+    return recovery
+
+
+@asynccontextmanager
+async def _answering(count: int) -> AsyncIterator[list[str]]:
+    """Listen where that many members would."""
+    ports = free_ports(count)
+    servers = [await asyncio.start_server(lambda _, w: w.close(), "127.0.0.1", p) for p in ports]
+    try:
+        yield [f"127.0.0.1:{port}" for port in ports]
+    finally:
+        for server in servers:
+            server.close()
+
+
+async def test_a_majority_that_came_back_meanwhile_is_not_left_behind(tmp_path: Path) -> None:
+    async with _answering(2) as others:
+        recovery = _recovery(tmp_path, *others)
+        with pytest.raises(Conflict, match="answers again"):
+            await recovery._decide()
+    assert recovery.place.member.exists()
+    assert not recovery.place.given_up.exists()
+
+
+async def test_one_that_came_back_alone_changes_nothing(tmp_path: Path) -> None:
+    """The control: it and a survivor that is stopped are no majority."""
+    (gone,) = free_ports(1)
+    async with _answering(1) as others:
+        recovery = _recovery(tmp_path, *others, f"127.0.0.1:{gone}")
+        await recovery._decide()
+    assert recovery.place.given_up.exists()
