@@ -51,6 +51,7 @@ from cluster.store.migration import StoreCopy, fingerprint, successor
 from cluster.store.records import Kind, ManagerState, TokenRole, name_id
 from cluster.store.steps import Remove, Replace, Step, Write
 from cluster.store.view import View
+from cluster.succession import require_no_successor
 from cluster.system import Clock, Entropy
 
 log = structlog.get_logger(__name__)
@@ -78,13 +79,15 @@ class Loss:
 async def look_at_loss(config: Config, started: StartedEngine) -> Loss:
     """Return what is lost.
 
-    Raises Conflict where a majority answers, WrongEngine on SQLite.
+    Raises Conflict where a majority answers, PermissionDenied where another survivor was recovered
+    already, WrongEngine on SQLite.
     """
     if started.member is None:
         raise WrongEngine("this cluster runs on SQLite, whose one manager has no quorum to lose")
     # The quorum first: an engine that was just started has not read all its members yet.
     has_quorum = await _has_quorum(started)
     voters = await _voters(started)
+    await require_no_successor(started)
     if config.peer_address not in voters:
         raise Conflict("this manager's member does not vote; recover on one that does")
     up = await answering(voters)
