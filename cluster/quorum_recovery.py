@@ -68,6 +68,8 @@ LOOK_S: Final = 0.1
 class Loss:
     """What a survivor can see of a lost quorum."""
 
+    own: str
+    """host:port of its own member."""
     voters: tuple[str, ...]
     unreachable: tuple[str, ...]
     """host:port of the engine members that do not answer: gone, down, locked or cut off."""
@@ -97,7 +99,7 @@ async def look_at_loss(config: Config, started: StartedEngine) -> Loss:
             "a majority of the managers answers: the quorum is not lost; wait for it, and take "
             "out managers that will not come back with `strongroom manager rm`"
         )
-    return Loss(voters, unreachable, await _revision(started))
+    return Loss(config.peer_address, voters, unreachable, await _revision(started))
 
 
 async def _voters(started: StartedEngine) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ def recover(args: Namespace) -> int:
 def _explain(loss: answers.Answer) -> None:
     voters, unreachable = answers.texts(loss, "voters"), answers.texts(loss, "unreachable")
     warn(f"{len(unreachable)} of {len(voters)} managers do not answer: {', '.join(unreachable)}")
+    for address in voters:
+        if address not in {answers.text(loss, "own"), *unreachable}:
+            warn(f"{address} answers and is given up too; if its data go further, recover there")
     if answers.number(loss, "revision"):
         warn(f"this manager's data go to revision {answers.number(loss, 'revision')}")
     warn(

@@ -133,5 +133,6 @@ async def test_survivor_beside_another_of_its_life_may_be_recovered(five: Peers)
     """The control."""
     await five.listen(five.addresses[1], OLD)
     loss = await look_at_loss(five.config(), five.started())
+    assert loss.own == five.addresses[0]
     assert loss.voters == tuple(five.addresses)
     assert loss.unreachable == tuple(five.addresses[2:])

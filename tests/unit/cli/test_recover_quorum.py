@@ -8,7 +8,12 @@ import pytest
 from tests.unit.cli.canned import Canned
 from tests.unit.cli.conftest import Run
 
-LOSS = {"voters": ["a:1", "b:1", "c:1"], "unreachable": ["b:1", "c:1"], "revision": 7}
+LOSS = {
+    "own": "a:1",
+    "voters": ["a:1", "b:1", "c:1"],
+    "unreachable": ["b:1", "c:1"],
+    "revision": 7,
+}
 STEPS = b'{"step": "opening the store"}\n{"done": true}\n'
 
 
@@ -39,6 +44,18 @@ def test_without_anybody_to_ask_nothing_is_done(
     assert "revision 7" in done.err
     assert "needs somebody's consent" in done.err
     assert _asked(admin) == ["GET /admin/lost-quorum"]
+
+
+def test_another_survivor_is_named_before_it_is_given_up(
+    run: Run, admin: Canned, words: tuple[str, ...]
+) -> None:
+    voters = ["a:1", "b:1", "c:1", "d:1"]
+    admin.on("GET /admin/lost-quorum", (200, {**LOSS, "voters": voters}))
+    done = run(*words)
+    assert done.code == 1
+    assert "2 of 4 managers do not answer: b:1, c:1" in done.err
+    assert "d:1 answers and is given up too; if its data go further, recover there" in done.err
+    assert "a:1 answers" not in done.err
 
 
 @pytest.mark.parametrize(("typed", "code"), [("yes", 1), ("", 1), ("data may be lost", 0)])
