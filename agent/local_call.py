@@ -39,14 +39,17 @@ def call(path: Path, operation: str, name: str | None = None) -> bytes:
     return ask(path, {"op": operation} if name is None else {"op": operation, "name": name})
 
 
-def ask(path: Path, fields: dict[str, object]) -> bytes:
-    """Return the body that answers a request of these fields; raises what `call` does."""
+def ask(path: Path, fields: dict[str, object], timeout_s: float = CALL_TIMEOUT_S) -> bytes:
+    """Return the body that answers a request of these fields; raises what `call` does.
+
+    `timeout_s`: of each step, TimeoutError behind it.
+    """
     request = {"v": PROTOCOL_VERSION, **fields}
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection,
         short_address(path) as address,
     ):
-        connection.settimeout(CALL_TIMEOUT_S)
+        connection.settimeout(timeout_s)
         connection.connect(address)
         connection.sendall(json.dumps(request).encode() + b"\n")
         with connection.makefile("rb") as stream:

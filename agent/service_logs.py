@@ -35,6 +35,9 @@ AT_ONCE: Final = 4
 """Requests that are answered at the same time at most; the others are told to come back."""
 KEEPERS: Final = 8
 """Programs of one service that are asked, the newest ones."""
+KEEPER_S: Final = 1.0
+READ_S: Final = 4.0
+"""For all keepers of one answer: a manager waits a second more, and a stop of the agent no more."""
 
 Send = Callable[[int, LogChunk], Awaitable[None]]
 
@@ -84,18 +87,24 @@ class ServiceLogs:
         self._reading += 1
         try:
             # In a thread: a keeper is asked over a blocking socket, each within its time.
-            until_s = self._clock.boottime_s()
-            return await asyncio.to_thread(_read, directory, mount, request, until_s)
+            return await asyncio.to_thread(_read, directory, mount, request, self._clock)
         finally:
             self._reading -= 1
 
 
-def _read(directory: Path, mount: Path, request: LogRequest, until_s: float) -> LogChunk:
-    """Return what the keepers have up to `until_s`: what came later is the next request's."""
+def _read(directory: Path, mount: Path, request: LogRequest, clock: Clock) -> LogChunk:
+    """Return what the keepers have up to now: what comes meanwhile is the next request's."""
+    until_s = clock.boottime_s()
+    end_s = clock.monotonic_s() + READ_S
     found: list[Line] = []
     after_s = request.after_s if request.after_s is not None else -1.0
     for path in _sockets(directory):
-        found += [line for line in _asked(path, after_s, request) if line.at_s <= until_s]
+        left_s = end_s - clock.monotonic_s()
+        if left_s <= 0:
+            log.info("logs.keepers_not_asked")
+            break
+        lines = _asked(path, after_s, request, min(left_s, KEEPER_S))
+        found += [line for line in lines if line.at_s <= until_s]
     lines = sorted(found, key=lambda line: line.at_s)
     limit = min(max(request.tail, 0), LOG_LINES)
     last = request.after_s is None
@@ -134,9 +143,10 @@ def _sockets(directory: Path) -> list[Path]:
     return []
 
 
-def _asked(path: Path, after_s: float, request: LogRequest) -> list[Line]:
+def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) -> list[Line]:
+    fields: dict[str, object] = {"op": "logs", "after": after_s, "last": request.after_s is None}
     try:
-        body = ask(path, {"op": "logs", "after": after_s, "last": request.after_s is None})
+        body = ask(path, fields, timeout_s)
         return msgspec.json.decode(body, type=list[Line])
     except ConnectionRefusedError:
         # Its keeper was killed: nobody will ever answer there again.

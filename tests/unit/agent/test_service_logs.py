@@ -2,25 +2,39 @@
 
 import asyncio
 import json
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from agent import service_logs
 from agent.local_call import short_address
 from agent.log_ring import Line
 from agent.mount_table import MountTable
-from agent.service_logs import AT_ONCE, ServiceLogs
+from agent.service_logs import AT_ONCE, KEEPERS, ServiceLogs
+from cluster.dispatcher import log_calls
 from cluster.protocol.wire import LOG_BYTES, LOG_LINES, LogChunk, LogRequest, ServiceAssignment
 from tests.support.clock import ManualClock
 
 PATIENCE_S = 30.0
 WEB, MUTE = "w" * 26, "m" * 26
+
+
+class Clock(ManualClock):
+    """Each look at the steady count takes a while."""
+
+    step_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """Return the steady count."""
+        self.advance(self.step_s)
+        return super().monotonic_s()
 
 
 class Table:
@@ -51,7 +65,7 @@ class Node:
         self.logs_dir.mkdir(parents=True)
         self.mount = directory / "mount"
         self.mount.mkdir()
-        self.clock = ManualClock()
+        self.clock = Clock()
         self.sent: asyncio.Queue[tuple[int, LogChunk]] = asyncio.Queue()
         table = cast("MountTable", Table(self.mount))
         self.logs = ServiceLogs(directory, table, self.clock, group, self._send)
@@ -213,6 +227,28 @@ async def test_what_no_keeper_answers_on_is_passed_over(node: Node) -> None:
     ):
         assert said(await node.ask()) == ["a"]
     assert not (node.logs_dir / "1.sock").exists()
+
+
+async def test_a_keeper_that_does_not_answer_takes_its_time_and_no_more(node: Node) -> None:
+    path = node.logs_dir / "1.sock"
+    with socket.socket(socket.AF_UNIX) as mute, short_address(path) as address:
+        mute.bind(address)
+        mute.listen()
+        assert service_logs._asked(path, 0.0, LogRequest(5, WEB, 10), 0.01) == []
+    assert service_logs.KEEPER_S < service_logs.READ_S < log_calls.ANSWER_S
+    assert path.exists()
+
+
+async def test_all_keepers_together_have_a_time_too(node: Node) -> None:
+    """Time passes with each that is asked; those left over are not asked any more."""
+    asked = math.ceil(service_logs.READ_S) - 1
+    with ExitStack() as stack:
+        for number in range(KEEPERS):
+            path = node.logs_dir / f"{number}.sock"
+            stack.enter_context(keeper(path, line(node.now() - 1, str(number))))
+        node.clock.step_s = 1.0
+        assert len(said(await node.ask())) == asked < KEEPERS
+        assert len(service_logs._sockets(node.logs_dir)) == KEEPERS
 
 
 async def test_what_cannot_be_taken_away_stays_and_harms_nothing(node: Node) -> None:
