@@ -65,7 +65,9 @@ __all__ = [
 
 APPLY_S: Final = 10.0
 """How long a commit waits for this manager's own view."""
-UPDATE_ATTEMPTS: Final = 8
+UPDATE_ATTEMPTS: Final = 64
+"""Attempts of an update in all. Each that fails let another write through, so this many writers of
+one record come through together, on however many managers."""
 FREE_ATTEMPTS: Final = 2
 """Attempts of an update before it takes turns with others."""
 

@@ -1,5 +1,7 @@
 """Services as operators handle them."""
 
+import asyncio
+
 import pytest
 
 from cluster.control.service_draft import OnChangeDraft, ReferenceDraft, ServiceDraft
@@ -46,6 +48,25 @@ async def test_created_service_shows_its_spec(lab: ControlLab) -> None:
             "config": False,
         }
     ]
+
+
+async def test_many_services_of_one_secret_are_created_at_once(
+    lab: ControlLab, second: ControlLab
+) -> None:
+    """Each rewrites the secret, so that all but one of them conflict, on either manager."""
+    await lab.secret("db")
+    await second.store.barrier()
+
+    async def create(number: int) -> None:
+        # The first manager has them all at once, the other one after the other, some time later.
+        via = lab if number < 32 else second
+        for _ in range(max(number - 31, 0)):
+            await via.store.barrier()
+        await via.services.create(via.context(), drafted(f"s{number}", "db", uid=2000 + number))
+
+    await asyncio.gather(*map(create, range(48)))
+    await lab.store.barrier()
+    assert len(lab.view.services) == 48
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
+from cluster.engine.seam import Outcome
 from cluster.engine.sqlite import SqliteEngine
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -155,6 +157,33 @@ async def test_many_updates_of_one_record_all_come_through(store: SealedStore) -
     final = store.view.nodes.get("n1")
     assert final is not None
     assert final.record.name == "60"
+
+
+async def test_an_update_outlasts_those_who_come_before_it(lab: StoreLab) -> None:
+    """Other managers and new callers take no turns with it: it may lose many times by chance."""
+    rival = await lab.open("m1")
+    await created(rival, node("n1", name="0"))
+    lost: list[int] = []
+
+    def count(view: View) -> Write:
+        stored = view.nodes.get("n1")
+        assert stored is not None
+        return Write((Replace(stored, node("n1", name=str(int(stored.record.name) + 1))),))
+
+    class Overtaken:
+        def __getattr__(self, name: str) -> object:
+            return getattr(lab.engine, name)
+
+        async def transact(self, *arguments: Any) -> Outcome:  # noqa: ANN401  # handed on
+            if len(lost) < 20:
+                lost.append(await rival.commit(count(rival.view)))
+            return await lab.engine.transact(*arguments)
+
+    store = await lab.open("m2", engine=Overtaken())  # type: ignore[arg-type]  # a port by delegation
+    await store.update(count)
+    final = store.view.nodes.get("n1")
+    assert final is not None
+    assert (len(lost), final.record.name) == (20, "21")
 
 
 async def test_update_gives_up_after_its_attempts(store: SealedStore) -> None:
