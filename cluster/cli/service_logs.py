@@ -16,7 +16,7 @@ from cluster.cli.answers import Answer, nested, rows
 from cluster.cli.arguments import Parser, add_connection, count
 from cluster.cli.connection import Connection, Query, connect, path_of
 from cluster.cli.output import ExitCode, cell, printable, say, warn
-from cluster.protocol.errors import ClusterError, PermissionDenied, Unavailable
+from cluster.protocol.errors import ClusterError, PermissionDenied, TooManyRequests, Unavailable
 
 TAIL: Final = 100
 MOST: Final = 1_000
@@ -74,12 +74,14 @@ class _Log:
         self._complained: dict[str, str] = {}
 
     def followed(self) -> Iterator[Answer]:
-        """Yield lines for ever, whatever happens to single managers."""
+        """Yield lines for ever, whatever happens to single managers and however busy they are."""
         lost_at: float | None = None
         while True:
             connection = connect(self._args)
             try:
                 yield from self.look(connection)
+                lost_at = None
+            except TooManyRequests:
                 lost_at = None
             except (Unavailable, TimeoutError):
                 now_s = connection.clock.monotonic_s()

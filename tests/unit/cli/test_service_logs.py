@@ -95,6 +95,18 @@ def test_a_follower_goes_on_behind_what_it_saw(
     ]
 
 
+def test_a_follower_comes_back_to_a_busy_manager(
+    run: Run, manager: Canned, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_logs, "LOOK_S", 0.0)
+    busy = (429, {"code": "too_many_requests", "message": "ask again"})
+    end = (403, {"code": "permission_denied", "message": "not yours any more"})
+    manager.on(PATH, busy, (200, answer(line("w1", "one", 1))), busy, (200, answer()), end)
+    done = run("service", "logs", "web", "--follow")
+    assert (done.code, done.out) == (3, "web@w1 | one\n")
+    assert len(manager.asked) == 5
+
+
 @pytest.mark.parametrize("tail", ["1001", "-1", "many"])
 def test_wrong_usage_asks_nothing(run: Run, manager: Canned, context: Context, tail: str) -> None:
     assert run("service", "logs", "web", "--tail", tail).code == 2
