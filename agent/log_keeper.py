@@ -11,6 +11,7 @@ files still hold what the program printed. Standard library only. Source: DESIGN
 
 import json
 import os
+import select
 import selectors
 import signal
 import socket
@@ -194,4 +195,8 @@ def _write(target: int, data: bytes) -> None:
     """Write everything; a target that is gone takes nothing more, and the program goes on."""
     with suppress(OSError):
         while data:
-            data = data[os.write(target, data) :]
+            try:
+                data = data[os.write(target, data) :]
+            except BlockingIOError:
+                # Somebody it is shared with made it so; for the program it is a pipe that waits.
+                select.select((), (target,), ())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent import log_keeper
 from agent.local_call import ask
 from agent.log_keeper import Keeper
 from cluster.system import SystemClock
@@ -170,6 +171,22 @@ def test_a_socket_has_its_name_only_once_it_answers(
     with Keeper(path, tmp_path, (0, 0), SystemClock())._listen():
         assert named == [False]
         assert list(path.parent.iterdir()) == [path]
+
+
+async def test_a_target_that_does_not_wait_loses_nothing() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    data = bytes(range(250)) * 1_200
+
+    def write() -> None:
+        log_keeper._write(writing, data)
+        os.close(writing)
+
+    with os.fdopen(reading, "rb") as stream:
+        task = asyncio.create_task(asyncio.to_thread(write))
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asyncio.to_thread(stream.read) == data
+            await task
 
 
 async def test_a_service_without_a_log_has_no_keeper(node: Node) -> None:
