@@ -28,6 +28,8 @@ from cluster.system import Clock, SystemClock
 
 ANSWER_BYTES: Final = 900_000
 """Of one answer: more than a message to a manager takes, so that one never ends before it."""
+FINISH_S: Final = 10.0
+"""How long a keeper may go on passing on what it has when its program ended."""
 _CHUNK: Final = 65_536
 _STREAMS: Final = ("stdout", "stderr")
 _OUTLIVED: Final = (
@@ -51,12 +53,31 @@ class Captured:
         self._originals = originals
 
     def finish(self) -> None:
-        """Put standard output and error back and wait until the keeper passed everything on."""
+        """Put standard output and error back and wait until the keeper passed everything on.
+
+        It is ended where that takes `FINISH_S`: the reader takes nothing, or somebody outside holds
+        the program's end of a pipe.
+        """
         for number, original in enumerate(self._originals, 1):
             os.dup2(original, number)
             os.close(original)
         with suppress(ChildProcessError):
+            # Its id is this process's own until it is waited for: no other process gets it.
+            if not _ended_within(self._keeper, FINISH_S):
+                os.kill(self._keeper, signal.SIGKILL)
             os.waitpid(self._keeper, 0)
+
+
+def _ended_within(child: int, timeout_s: float) -> bool:
+    """Wait for a child's end, and leave it to be collected."""
+    try:
+        handle = os.pidfd_open(child)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select((handle,), (), (), timeout_s)[0])
+    finally:
+        os.close(handle)
 
 
 def capture(socket_path: Path, mount_path: Path) -> Captured:

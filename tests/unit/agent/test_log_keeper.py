@@ -189,6 +189,25 @@ async def test_a_target_that_does_not_wait_loses_nothing() -> None:
             await task
 
 
+@pytest.mark.parametrize(("command", "code"), [("true", 0), ("sleep 600", -signal.SIGKILL)])
+def test_a_keeper_that_does_not_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch, command: str, code: int
+) -> None:
+    statuses: list[int] = []
+    wait = os.waitpid
+    monkeypatch.setattr(log_keeper, "FINISH_S", PATIENCE_S if code == 0 else 0.01)
+
+    def watched(pid: int, options: int) -> tuple[int, int]:
+        found = wait(pid, options)
+        statuses.append(found[1])
+        return found
+
+    monkeypatch.setattr(os, "waitpid", watched)
+    child = os.posix_spawnp("sh", ["sh", "-c", f"exec {command}"], os.environ)
+    log_keeper.Captured(child, (os.dup(1), os.dup(2))).finish()
+    assert [os.waitstatus_to_exitcode(status) for status in statuses] == [code]
+
+
 async def test_a_service_without_a_log_has_no_keeper(node: Node) -> None:
     node.logged.clear()
     process = await started(node, WAITS)
