@@ -9,6 +9,7 @@ docs/how-to/service-logs.md.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ WITHHELD: Final = b"[withheld: the service's files are gone]"
 SHORTEST: Final = 4
 """Shorter values would blot out half of every text, and can be guessed anyway."""
 SHORTEST_LINE: Final = 8
+MOST_LINES: Final = 200
+"""Of one value, the first ones that differ: each costs time with each line printed."""
 _MAX_VALUE: Final = 1_048_576
 _FRAME: Final = b"-----"
 """Begins the lines that frame a PEM block: they are public."""
@@ -60,9 +63,14 @@ def values_in(mount: Path) -> list[bytes]:
 
 
 def redacted(text: bytes, patterns: Sequence[bytes] | None) -> bytes:
-    """Return one line of output without what a net finds; nothing of it without a net."""
+    """Return one line of output without what a net finds; nothing of it without a net.
+
+    `patterns`: the longest first.
+    """
     if patterns is None:
         return WITHHELD
+    if not patterns or len(text) < len(patterns[-1]):
+        return text
     for pattern in patterns:
         text = text.replace(pattern, REDACTED)
     return text
@@ -74,7 +82,8 @@ def patterns_of(values: Iterable[bytes]) -> list[bytes]:
     for value in values:
         found.update(one for one in (value, value.strip()) if len(one.strip()) >= SHORTEST)
         lines = (line.strip() for line in value.splitlines())
-        found.update(x for x in lines if len(x) >= SHORTEST_LINE and not x.startswith(_FRAME))
+        telling = (x for x in lines if len(x) >= SHORTEST_LINE and not x.startswith(_FRAME))
+        found.update(islice(dict.fromkeys(telling), MOST_LINES))
     return sorted(found, key=lambda one: (-len(one), one))
 
 

@@ -7,6 +7,7 @@ docs/how-to/service-logs.md.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,8 @@ from cluster.system import Clock
 log = structlog.get_logger(__name__)
 
 AT_ONCE: Final = 4
-"""Requests that are answered at the same time at most; the others are told to come back."""
+"""Requests for a service that are answered at the same time at most; others are told to come back,
+and services do not wait for each other."""
 KEEPERS: Final = 8
 """Programs of one service that are asked, the newest ones."""
 KEEPER_S: Final = 1.0
@@ -59,7 +61,8 @@ class ServiceLogs:
         self._group = group
         self._send = send
         self._tasks: set[asyncio.Task[None]] = set()
-        self._reading = 0
+        self._reading: Counter[str] = Counter()
+        """Requests that are being answered, by service id."""
 
     def answer(self, link: int, request: LogRequest) -> None:
         """Begin to answer a request over the link it came by."""
@@ -76,20 +79,22 @@ class ServiceLogs:
         service = self._table.mounted.get(request.service_id)
         if service is None or not service.logs or not is_id(service.service_id):
             chunk = LogChunk(request.number, (), 0.0, "service_not_found")
-        elif self._reading >= AT_ONCE:
+        elif self._reading[service.service_id] >= AT_ONCE:
             chunk = LogChunk(request.number, (), 0.0, "too_many_requests")
         else:
-            directory = self._directory / service.service_id
-            chunk = await self._found(directory, self._table.path_of(service.service_id), request)
+            chunk = await self._found(service.service_id, request)
         await self._send(link, chunk)
 
-    async def _found(self, directory: Path, mount: Path, request: LogRequest) -> LogChunk:
-        self._reading += 1
+    async def _found(self, service_id: str, request: LogRequest) -> LogChunk:
+        directory, mount = self._directory / service_id, self._table.path_of(service_id)
+        self._reading[service_id] += 1
         try:
             # In a thread: a keeper is asked over a blocking socket, each within its time.
             return await asyncio.to_thread(_read, directory, mount, request, self._clock)
         finally:
-            self._reading -= 1
+            self._reading[service_id] -= 1
+            # No entry stays for a service that goes.
+            self._reading += Counter()
 
 
 def _read(directory: Path, mount: Path, request: LogRequest, clock: Clock) -> LogChunk:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent import redaction
-from agent.redaction import REDACTED, WITHHELD, Net, patterns_of, redacted, values_in
+from agent.redaction import MOST_LINES, REDACTED, WITHHELD, Net, patterns_of, redacted, values_in
 
 PEM = b"-----BEGIN KEY-----\nTUlJRXZnSUJBREFO\nQmdrcWhraUc5dzBC\n-----END KEY-----\n"
 
@@ -37,6 +37,19 @@ def test_each_line_of_a_value_is_taken_out_and_its_frame_stays() -> None:
     assert shown(b"TUlJRXZnSUJBREFO", PEM) == REDACTED
     assert shown(b"  QmdrcWhraUc5dzBC", PEM) == b"  " + REDACTED
     assert shown(b"-----BEGIN KEY-----", PEM) == b"-----BEGIN KEY-----"
+
+
+def test_so_many_lines_of_a_value_are_looked_for_and_none_twice() -> None:
+    again = b"the same again\n" * 500
+    lines = [f"line number {number:03}".encode() for number in range(MOST_LINES)]
+    value = again + b"\n".join(lines)
+    assert shown(lines[-2], value) == REDACTED
+    assert shown(lines[-1], value) == lines[-1]
+    assert len(patterns_of([value])) == 1 + MOST_LINES
+
+
+def test_text_shorter_than_every_value_stays() -> None:
+    assert shown(b"hunter2", b"hunter22", b"hunter222") == b"hunter2"
 
 
 def test_a_value_within_another_leaves_no_rest() -> None:

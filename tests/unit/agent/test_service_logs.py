@@ -23,7 +23,7 @@ from cluster.protocol.wire import LOG_BYTES, LOG_LINES, LogChunk, LogRequest, Se
 from tests.support.clock import ManualClock
 
 PATIENCE_S = 30.0
-WEB, MUTE = "w" * 26, "m" * 26
+WEB, OTHER, MUTE = "w" * 26, "o" * 26, "m" * 26
 
 
 class Clock(ManualClock):
@@ -47,6 +47,7 @@ class Table:
         (directory / "..data").symlink_to("..1")
         self.mounted = {
             WEB: ServiceAssignment(WEB, "web", 1, 1, 1, (), logs=True),
+            OTHER: ServiceAssignment(OTHER, "other", 1, 1, 1, (), logs=True),
             MUTE: ServiceAssignment(MUTE, "mute", 1, 1, 1, ()),
             "../x": ServiceAssignment("../x", "web", 1, 1, 1, (), logs=True),
         }
@@ -256,6 +257,18 @@ async def test_what_cannot_be_taken_away_stays_and_harms_nothing(node: Node) -> 
     (node.logs_dir / "1.sock").mkdir()
     with keeper(node.logs_dir / "2.sock", line(node.now() - 1, "a")):
         assert said(await node.ask()) == ["a"]
+
+
+async def test_a_flood_for_one_service_leaves_the_others_alone(node: Node) -> None:
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
+        for _ in range(AT_ONCE + 3):
+            node.logs.answer(3, LogRequest(5, WEB, 10))
+        node.logs.answer(3, LogRequest(6, OTHER, 10))
+        async with asyncio.timeout(PATIENCE_S):
+            chunks = [(await node.sent.get())[1] for _ in range(AT_ONCE + 4)]
+    assert [chunk.error for chunk in chunks if chunk.number == 6] == [""]
+    assert len([chunk for chunk in chunks if chunk.error]) >= 3
+    assert not node.logs._reading
 
 
 async def test_a_flood_of_requests_is_told_to_come_back(node: Node) -> None:
