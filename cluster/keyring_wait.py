@@ -12,7 +12,7 @@ from cluster.protocol.errors import ClusterError, IntegrityError, NoQuorum, Unav
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import Keyring
 from cluster.store.key_epochs import load_wrapped_keyring
-from cluster.succession import require_no_successor
+from cluster.succession import look_for_successor
 
 LOOK_S: Final = 0.2
 
@@ -32,7 +32,7 @@ async def wait_for_keyring(
                 wrapped = await load_wrapped_keyring(started.engine)
                 break
             except (NoQuorum, Unavailable):
-                await require_no_successor(started)
+                await look_for_successor(started)
                 await asyncio.sleep(LOOK_S)
     finally:
         telling.cancel()

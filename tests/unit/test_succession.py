@@ -15,8 +15,9 @@ from cluster.engine.etcd_member import EtcdMember, MemberSettings
 from cluster.engine.etcd_peers import CLUSTER_HEADER
 from cluster.engine_start import StartedEngine
 from cluster.pki.ca import issue_engine_certificate, new_engine_authority
-from cluster.protocol.errors import NoQuorum, PermissionDenied
+from cluster.protocol.errors import NoQuorum, PermissionDenied, Unavailable
 from cluster.quorum_recovery import look_at_loss
+from cluster.succession import look_for_successor, require_no_successor
 from tests.support.clock import ManualClock
 from tests.support.entropy import SeededEntropy
 from tests.support.running import free_ports
@@ -136,3 +137,21 @@ async def test_survivor_beside_another_of_its_life_may_be_recovered(five: Peers)
     assert loss.own == five.addresses[0]
     assert loss.voters == tuple(five.addresses)
     assert loss.unreachable == tuple(five.addresses[2:])
+
+
+async def test_own_member_that_tells_late_is_asked_again(five: Peers) -> None:
+    """It is silent at first: that is no reason to serve beside a new life."""
+    await five.listen(five.addresses[1], NEW)
+    five.silent = 2
+    with pytest.raises(PermissionDenied):
+        await require_no_successor(five.started())
+    five.names[five.addresses[1]] = OLD
+    await require_no_successor(five.started())
+
+
+async def test_own_member_that_does_not_tell_lets_nobody_serve(five: Peers) -> None:
+    """Whoever still waits goes on waiting."""
+    await five.close()
+    await look_for_successor(five.started())
+    with pytest.raises(Unavailable, match=five.addresses[0]):
+        await require_no_successor(five.started(), 0.3)
