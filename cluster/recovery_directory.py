@@ -23,7 +23,7 @@ import structlog
 from cluster.config import Config
 from cluster.engine.sqlite_disk import sync_directory
 from cluster.engine_start import MEMBER_DIR, SQLITE_FILE
-from cluster.protocol.errors import Conflict
+from cluster.protocol.errors import Conflict, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -85,13 +85,17 @@ class RecoveryDirectory:
         sync_directory(self.config.engine_dir)
 
     def settle(self) -> None:
-        """Bring the directory to what the last recovery decided; once more does no harm."""
+        """Bring the directory to what the last recovery decided; once more does no harm.
+
+        Raises Unavailable where what is left over cannot be removed: it would be in the way of the
+        next step, and holds sealed records that nobody looks after.
+        """
         if not self.config.engine_dir.is_dir():
             return
-        shutil.rmtree(self.survivor, ignore_errors=True)
+        _remove(self.survivor)
         if self.member.exists() and self.recovered.exists():
             log.warning("quorum.recovery_wiped")
-            shutil.rmtree(self.recovered)
+            _remove(self.recovered)
         elif self.given_up.exists() and self.recovered.exists():
             self.recovered.rename(self.member)
             sync_directory(self.config.engine_dir)
@@ -109,7 +113,19 @@ class RecoveryDirectory:
         # Under another name first: what is half removed must not be taken for anything.
         rubbish = self.survivor
         self.given_up.rename(rubbish)
-        shutil.rmtree(rubbish)
+        _remove(rubbish)
+
+
+def _remove(top: Path) -> None:
+    if not top.exists():
+        return
+    try:
+        shutil.rmtree(top)
+    except OSError as error:
+        raise Unavailable(
+            f"{top} is left of a recovery and cannot be removed: {error.strerror}; "
+            "remove it, then try again"
+        ) from None
 
 
 def _flush_tree(top: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import Address, Config
 from cluster.engine_start import SQLITE_FILE
-from cluster.protocol.errors import Conflict
+from cluster.protocol.errors import Conflict, Unavailable
 from cluster.recovery_directory import RecoveryDirectory
 
 
@@ -78,6 +78,18 @@ def test_decided_recovery_is_carried_out(place: RecoveryDirectory, crash: int) -
     assert _held(place) == "new"
     place.settle()
     assert _held(place) == "new"
+
+
+@pytest.mark.parametrize("left", ["survivor", "recovered"])
+def test_what_cannot_be_removed_is_named(place: RecoveryDirectory, left: str) -> None:
+    """It would be in the way of what comes next; once it is gone, all goes on."""
+    stubborn = place.config.engine_dir / left
+    stubborn.write_text("no directory")
+    with pytest.raises(Unavailable, match=str(stubborn)):
+        place.settle()
+    stubborn.unlink()
+    place.settle()
+    assert _names(place) == {"member"}
 
 
 def test_half_a_copy_never_takes_the_place_of_data_that_are_gone(place: RecoveryDirectory) -> None:
