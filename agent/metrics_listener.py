@@ -21,6 +21,7 @@ REQUEST_TIMEOUT_S: Final = 5.0
 """From connecting to the end of the answer."""
 MAX_CONNECTIONS: Final = 8
 HEAD_LIMIT: Final = 16 * 1024
+TELL_EVERY_S: Final = 10.0
 _READ_SIZE: Final = 4 * 1024
 _OK, _BAD, _NOT_FOUND = 200, 400, 404
 
@@ -34,7 +35,11 @@ class MetricsListener:
         self._content_type = content_type
         self._read = read
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        # Insertion order, oldest first: a dict stands for an ordered set.
+        self._open: dict[asyncio.Task[None], None] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self._dropped = 0
+        """Connections without an answer that nobody was told of yet."""
 
     async def start(self) -> None:
         """Listen. Raises Unavailable where the address is taken."""
@@ -53,10 +58,13 @@ class MetricsListener:
         if self._server is None:
             return
         self._server.close()
+        if self._telling is not None:
+            self._telling.cancel()
+        self._tell()
         for task in self._open:
             task.cancel()
         if self._open:
-            await asyncio.wait(self._open, timeout=REQUEST_TIMEOUT_S)
+            await asyncio.wait(list(self._open), timeout=REQUEST_TIMEOUT_S)
         self._server = None
 
     async def _on_connection(
@@ -64,16 +72,38 @@ class MetricsListener:
     ) -> None:
         task = asyncio.current_task()
         if task is not None:
-            self._open.add(task)
-            task.add_done_callback(self._open.discard)
+            self._make_room()
+            self._open[task] = None
+            task.add_done_callback(self._forget)
         try:
-            if len(self._open) <= MAX_CONNECTIONS:
-                async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                    await self._exchange(reader, writer)
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                await self._exchange(reader, writer)
         except (TimeoutError, OSError):
-            log.info("metrics.connection_dropped")
+            self._count_drop()
         finally:
             writer.close()
+
+    def _make_room(self) -> None:
+        """Drop the oldest at the limit: who holds many and says nothing keeps nobody out."""
+        going = [task for task in self._open if not task.cancelling()]
+        if len(going) >= MAX_CONNECTIONS:
+            going[0].cancel()
+            self._count_drop()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._open[task]
+
+    def _count_drop(self) -> None:
+        self._dropped += 1
+        if self._telling is None:
+            loop = asyncio.get_running_loop()
+            self._telling = loop.call_later(TELL_EVERY_S, self._tell)
+
+    def _tell(self) -> None:
+        self._telling = None
+        if self._dropped:
+            log.info("metrics.connections_dropped", count=self._dropped)
+            self._dropped = 0
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from agent import metrics_listener
 from agent.config import AgentConfig, Overrides, load, loopback
@@ -157,6 +158,29 @@ async def test_silent_connections_are_bounded_and_end(monkeypatch: pytest.Monkey
         for _, writer in silent:
             writer.close()
         assert await asked(port) == (200, b"told\n")
+
+
+async def test_who_holds_every_connection_keeps_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The oldest make room, and one line tells of all of them."""
+    monkeypatch.setattr(metrics_listener, "REQUEST_TIMEOUT_S", 60.0)
+    over = 4
+    with capture_logs() as told:
+        async with listening() as port:
+            silent = [
+                await asyncio.open_connection("127.0.0.1", port)
+                for _ in range(metrics_listener.MAX_CONNECTIONS + over - 1)
+            ]
+            assert await asked(port) == (200, b"told\n")
+            async with asyncio.timeout(30):
+                for reader, _ in silent[:over]:
+                    assert await reader.read() == b""
+            assert not any(reader.at_eof() for reader, _ in silent[over:])
+        for _, writer in silent:
+            writer.close()
+    drops = [one for one in told if one["event"] == "metrics.connections_dropped"]
+    assert [one["count"] for one in drops] == [over]
 
 
 async def test_taken_address_is_named() -> None:
