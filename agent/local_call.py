@@ -31,6 +31,10 @@ class Refused(Exception):  # noqa: N818  # the word of the protocol
         self.code = code
 
 
+class CutShort(ValueError):  # noqa: N818  # a kind of malformed answer, with more to come
+    """The answer ended before its end: another try may have all of it."""
+
+
 def call(path: Path, operation: str, name: str | None = None) -> bytes:
     """Return the body that the agent at `path` answers.
 
@@ -56,7 +60,7 @@ def ask(path: Path, fields: dict[str, object], timeout_s: float = CALL_TIMEOUT_S
             header = _parse_header(stream.readline(MAX_LINE_BYTES))
             body = stream.read(header)
     if len(body) != header:
-        raise ValueError("the agent's answer was cut short; try again")
+        raise CutShort("the agent's answer was cut short; try again")
     return body
 
 

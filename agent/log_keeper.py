@@ -26,8 +26,9 @@ from agent.log_ring import LineCutter, Ring
 from agent.redaction import Net, redacted
 from cluster.system import Clock, SystemClock
 
-ANSWER_BYTES: Final = 900_000
-"""Of one answer: more than a message to a manager takes, so that one never ends before it."""
+ANSWER_BYTES: Final = 1_000_000
+"""Of one answer: more than a message to a manager takes, so that one never ends before it. With six
+bytes for a character at most, and `LOG_LINES` rows."""
 FINISH_S: Final = 10.0
 """How long a keeper may go on passing on what it has when its program ended."""
 _CHUNK: Final = 65_536
@@ -204,7 +205,7 @@ class Keeper:
         kept: list[bytes] = []
         size = 2
         for line in reversed(lines) if last else lines:
-            row = json.dumps(asdict(line)).encode()
+            row = json.dumps(asdict(line), ensure_ascii=False).encode()
             size += len(row) + 1
             if size > ANSWER_BYTES:
                 break

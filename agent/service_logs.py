@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from agent.local_call import Refused, ask
+from agent.local_call import CutShort, Refused, ask
 from agent.log_ring import Line
 from agent.mount_table import MountTable
 from agent.redaction import Net, redacted
@@ -105,11 +105,11 @@ def _read(directory: Path, mount: Path, request: LogRequest, clock: Clock) -> Lo
     after_s = request.after_s if request.after_s is not None else -1.0
     for path in _sockets(directory):
         left_s = end_s - clock.monotonic_s()
-        if left_s <= 0:
-            log.info("logs.keepers_not_asked")
-            break
-        lines = _asked(path, after_s, request, min(left_s, KEEPER_S))
-        found += [line for line in lines if line.at_s <= until_s]
+        lines = _asked(path, after_s, request, min(left_s, KEEPER_S)) if left_s > 0 else None
+        if lines is None and request.after_s is not None:
+            # A cursor behind what it has would hide that for ever: who follows asks again.
+            return LogChunk(request.number, (), after_s, "unavailable")
+        found += [line for line in lines or () if line.at_s <= until_s]
     lines = sorted(found, key=lambda line: line.at_s)
     limit = min(max(request.tail, 0), LOG_LINES)
     last = request.after_s is None
@@ -148,7 +148,8 @@ def _sockets(directory: Path) -> list[Path]:
     return []
 
 
-def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) -> list[Line]:
+def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) -> list[Line] | None:
+    """Return what a keeper has; None if it has more to say than it did."""
     fields: dict[str, object] = {"op": "logs", "after": after_s, "last": request.after_s is None}
     try:
         body = ask(path, fields, timeout_s)
@@ -157,6 +158,11 @@ def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) ->
         # Its keeper was killed: nobody will ever answer there again.
         with suppress(OSError):
             path.unlink()
-    except (OSError, ValueError, Refused, msgspec.MsgspecError) as error:
+    except FileNotFoundError:
+        pass  # it ended, and its lines with it
+    except (OSError, CutShort) as error:
         log.info("logs.keeper_silent", reason=type(error).__name__)
+        return None
+    except (ValueError, Refused, msgspec.MsgspecError) as error:
+        log.info("logs.keeper_not_understood", reason=type(error).__name__)
     return []

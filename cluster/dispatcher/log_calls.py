@@ -17,7 +17,7 @@ from cluster.protocol.ids import NodeId, ServiceId
 ANSWER_S: Final = 5.0
 PENDING: Final = 16
 """Requests to one node that wait at the same time at most."""
-_REASONS: Final = frozenset({"service_not_found", "too_many_requests"})
+_REASONS: Final = frozenset({"service_not_found", "too_many_requests", "unavailable"})
 """What a node may say instead of lines."""
 
 

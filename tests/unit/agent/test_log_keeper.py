@@ -14,6 +14,8 @@ import pytest
 from agent import log_keeper
 from agent.local_call import ask
 from agent.log_keeper import Keeper
+from agent.log_ring import MAX_LINE
+from cluster.protocol import wire
 from cluster.system import SystemClock
 from tests.support.node import Done, Node, finished, running_node, start_agent_command
 
@@ -206,6 +208,20 @@ def test_a_keeper_that_does_not_end_is_ended(
     child = os.posix_spawnp("sh", ["sh", "-c", f"exec {command}"], os.environ)
     log_keeper.Captured(child, (os.dup(1), os.dup(2))).finish()
     assert [os.waitstatus_to_exitcode(status) for status in statuses] == [code]
+
+
+@pytest.mark.parametrize("text", ["\x01", "\U0001f512", "x"])
+def test_an_answer_holds_more_than_a_message_to_a_manager(tmp_path: Path, text: str) -> None:
+    """Else the cursor would be led past what was left out."""
+    with socket.socket() as unused:
+        made = Keeper(tmp_path / "1.sock", tmp_path, (unused.fileno(), 0), SystemClock())
+    size = wire.LOG_BYTES // wire.LOG_LINES
+    for _ in range(wire.LOG_LINES - 1):
+        made._ring.add("stdout", (text * size).encode(), 1e6, 2e9)
+    made._ring.add("stdout", (text * MAX_LINE).encode()[:MAX_LINE], 1e6, 2e9)
+    rows = json.loads(made._found(0.0, last=False))
+    kept = sum(len(row["text"]) for row in rows)
+    assert len(rows) == wire.LOG_LINES or kept > wire.LOG_BYTES
 
 
 async def test_a_service_without_a_log_has_no_keeper(node: Node) -> None:

@@ -102,8 +102,13 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 
 
 @contextmanager
-def keeper(path: Path, *lines: Line, raw: bytes | None = None) -> Iterator[None]:
-    """Stand in for a keeper: answer every question with these lines that are behind `after`."""
+def keeper(
+    path: Path, *lines: Line, raw: bytes | None = None, size: int | None = None
+) -> Iterator[None]:
+    """Stand in for a keeper: answer every question with these lines that are behind `after`.
+
+    `size`: what it says its answer has.
+    """
     with socket.socket(socket.AF_UNIX) as listening, short_address(path) as address:
         listening.bind(address)
         listening.listen()
@@ -118,7 +123,7 @@ def keeper(path: Path, *lines: Line, raw: bytes | None = None) -> Iterator[None]
                     after_s = json.loads(stream.readline())["after"]
                     rows = [asdict(line) for line in lines if line.at_s > after_s]
                     body = raw if raw is not None else json.dumps(rows).encode()
-                    header: dict[str, Any] = {"v": 1, "ok": True, "size": len(body)}
+                    header: dict[str, Any] = {"v": 1, "ok": True, "size": size or len(body)}
                     connection.sendall(json.dumps(header).encode() + b"\n" + body)
 
         thread = threading.Thread(target=serve)
@@ -235,9 +240,36 @@ async def test_a_keeper_that_does_not_answer_takes_its_time_and_no_more(node: No
     with socket.socket(socket.AF_UNIX) as mute, short_address(path) as address:
         mute.bind(address)
         mute.listen()
-        assert service_logs._asked(path, 0.0, LogRequest(5, WEB, 10), 0.01) == []
+        assert service_logs._asked(path, 0.0, LogRequest(5, WEB, 10), 0.01) is None
     assert service_logs.KEEPER_S < service_logs.READ_S < log_calls.ANSWER_S
     assert path.exists()
+
+
+@pytest.mark.parametrize("size", [0, 3])
+async def test_a_follower_is_not_led_past_what_a_keeper_did_not_tell(node: Node, size: int) -> None:
+    """Who begins is shown what the others have."""
+    cursor_s = node.now() - 5
+    with (
+        keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")),
+        keeper(node.logs_dir / "2.sock", raw=b"[]", size=size),
+    ):
+        assert said(await node.ask()) == ["a"]
+        chunk = await node.ask(after_s=cursor_s)
+        if size > len(b"[]"):
+            assert chunk == LogChunk(5, (), cursor_s, "unavailable")
+        else:
+            assert said(chunk) == ["a"]
+    node.clock.advance(1)
+    with keeper(node.logs_dir / "3.sock", line(node.now() - 1, "b")):
+        assert said(await node.ask(after_s=cursor_s)) == ["b"]
+    assert list(node.logs_dir.iterdir()) == [node.logs_dir / "3.sock"]
+
+
+async def test_keepers_that_were_not_asked_hold_a_follower(node: Node) -> None:
+    node.clock.step_s = service_logs.READ_S
+    with keeper(node.logs_dir / "1.sock", line(node.now() - 1, "a")):
+        chunk = await node.ask(after_s=1.0)
+        assert (chunk.lines, chunk.cursor_s, chunk.error) == ((), 1.0, "unavailable")
 
 
 async def test_all_keepers_together_have_a_time_too(node: Node) -> None:
