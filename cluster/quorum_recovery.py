@@ -150,8 +150,9 @@ class Recovery:
     async def run(self) -> AsyncIterator[str]:
         """Recover, telling each step. Until the last one the survivor's old data are its data.
 
-        Raises what the engines raise, Conflict where the disk is too small or the others came back,
-        and IntegrityError where the copy differs or the audit does not tell what is there.
+        Raises what the engines raise, Conflict where the disk is too small, this manager was being
+        removed or the others came back, and IntegrityError where the copy differs or the audit does
+        not tell what is there.
         """
         yield "copying the engine's data"
         await asyncio.to_thread(self.place.require_space)
@@ -213,10 +214,22 @@ class Recovery:
         return Keyring.unwrap(self.contents.root_key, wrapped)
 
     def _new_life(self, view: View, steps: list[Step]) -> Write:
+        _require_staying(view, self.contents.manager_id)
         entry = authorize(LOCAL_ROOT, Action.QUORUM_RECOVER, Resource("cluster"), self.clock.now())
         detail = f"{self.config.name} alone; writes that only others held are lost"
         steps = [*steps, *_without_others(view, self.contents.manager_id), *_without_tokens(view)]
         return Write(tuple(steps), (msgspec.structs.replace(entry, detail=detail),))
+
+
+def _require_staying(view: View, manager_id: str) -> None:
+    """Raise Conflict for a survivor that nobody believes any more: a cluster of it alone would
+    begin with its removal."""
+    state = view.managers.rows[manager_id].record.state
+    if state in {ManagerState.REMOVING, ManagerState.REMOVED}:
+        raise Conflict(
+            "this manager was being removed from the cluster, and nothing was changed; recover on "
+            "another one that survived, or bring one back"
+        )
 
 
 def _without_others(view: View, manager_id: str) -> list[Step]:

@@ -41,7 +41,7 @@ from cluster.succession import require_no_successor
 from cluster.system import SystemClock, SystemEntropy
 from tests.support.etcd_cluster import need_etcd
 from tests.support.running import free_ports
-from tests.support.stores import secret, value
+from tests.support.stores import secret, sqlite_lab, value
 
 PATIENCE_S = 240.0
 YES = RecoverRequest(data_may_be_lost=True)
@@ -325,3 +325,22 @@ async def test_one_that_came_back_alone_changes_nothing(tmp_path: Path) -> None:
         recovery = _recovery(tmp_path, *others, f"127.0.0.1:{gone}")
         await recovery._decide()
     assert recovery.place.given_up.exists()
+
+
+@pytest.mark.parametrize("state", list(ManagerState))
+async def test_only_a_manager_that_stays_begins_a_new_life(
+    tmp_path: Path, seed: int, state: ManagerState
+) -> None:
+    recovery = _recovery(tmp_path)
+    record = ManagerRecord(
+        id="m1-id", name="m1", state=state, api_address="a", join_address="j", peer_address="p",
+        joined_at=0.0,
+    )  # fmt: skip
+    async with sqlite_lab(tmp_path, seed) as lab:
+        store = await lab.open()
+        await store.commit(Write((Create(record),)))
+        if state in {ManagerState.PENDING, ManagerState.ACTIVE}:
+            assert recovery._new_life(store.view, []).audit[0].action == "quorum.recover"
+        else:
+            with pytest.raises(Conflict, match="being removed"):
+                recovery._new_life(store.view, [])
