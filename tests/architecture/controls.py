@@ -7,14 +7,8 @@ succeeds in the same test once the mechanism is taken away.
 import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from tests.architecture.threat_rows import Place
-
-WITHOUT_A_CONTROL: Final = {
-    "T-52": "it takes engines in two lives of one cluster; its test has peers of one life beside",
-}
-"""Rows whose mechanism is not taken away in a test, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,10 +124,22 @@ async def five(tmp_path: Path, seed: int) -> AsyncIterator[Peers]:
         yield peers
 
 
-async def test_second_survivor_is_not_recovered_after_the_first(five: Peers) -> None:
+@pytest.mark.threat("T-52")
+@pytest.mark.control("T-52", without="cluster/succession.py::require_no_successor")
+async def test_second_survivor_is_not_recovered_after_the_first(
+    five: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody looks in the end: then there would be two lives of one past."""
     await five.listen(five.addresses[1], NEW)
     with pytest.raises(PermissionDenied, match="recovered without this manager"):
         await look_at_loss(five.config(), five.started())
+
+    async def nobody_looks(_started: StartedEngine) -> None:
+        return
+
+    monkeypatch.setattr("cluster.quorum_recovery.require_no_successor", nobody_looks)
+    loss = await look_at_loss(five.config(), five.started())
+    assert five.addresses[1] not in loss.unreachable
 
 
 async def test_survivor_beside_another_of_its_life_may_be_recovered(five: Peers) -> None:
