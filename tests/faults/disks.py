@@ -10,14 +10,30 @@ import fcntl
 import os
 import struct
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agent import linux
+
 FS_IOC_SHUTDOWN: Final = 0x8004587D
 NO_LOG_FLUSH: Final = 2
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 90.0
+"""Longer than any command of a service may take, which has a copy of every mount."""
+
+
+def enter_own_mounts() -> None:
+    """Give this process mounts of its own; call it before any thread is started.
+
+    Whatever else runs on the machine and takes a copy of its mounts would hold a disk that is to
+    be mounted anew.
+    """
+    assert threading.active_count() == 1, "threads would stay behind among the machine's mounts"
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", "", linux.MS_REC | linux.MS_PRIVATE)
 
 
 @dataclass(slots=True)
@@ -51,12 +67,21 @@ class LoopDisk:
         # A command of a service that just starts may have a copy of every mount; as long as it has,
         # mounting anew would bring the very same file system back, shut down as it is.
         while self._has_device():
-            assert time.monotonic() < deadline, f"{self.image} is still in use"
+            assert time.monotonic() < deadline, (
+                f"{self.image} is still in use by {' '.join(self._holders())}"
+            )
             time.sleep(0.1)
 
     def _has_device(self) -> bool:
         done = subprocess.run(["losetup", "-j", self.image], capture_output=True, check=False)
         return bool(done.stdout.strip())
+
+    def _holders(self) -> Iterator[str]:
+        """Yield the processes that have a copy of the mount."""
+        for table in Path("/proc").glob("[0-9]*/mountinfo"):
+            with contextlib.suppress(OSError):
+                if str(self.mount_point) in table.read_text():
+                    yield f"{table.parent.name} ({(table.parent / 'comm').read_text().strip()})"
 
     def cut_power(self) -> None:
         """Lose what was not flushed; every access fails until it is mounted again."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.faults.certificates import CertificateObserver
 from tests.faults.cluster import FaultCluster, tails, wait_ready
+from tests.faults.disks import enter_own_mounts
 from tests.faults.judgement import FILES, Seen, Verdict, judge_clients, judge_the_rest
 from tests.faults.nemesis import FAULTS, Nemesis, set_clocks_right
 from tests.faults.observer import Observer
@@ -38,6 +39,7 @@ SERVICE_TTL_S = 60.0
 def run(options: Options) -> int:
     """Carry a run out and print its verdict; return the exit code."""
     enter_own_network()
+    enter_own_mounts()
     kinds = [kind for kind in FAULTS if not options.only or kind.startswith(options.only)]
     say(f"seed {options.seed}: {options.replay()}")
     cluster = FaultCluster.empty(
@@ -93,6 +95,7 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         rotations.stop()
         workload.stop()
         sidecars.stop()
+        workload.leave_unsettled()
         judge_clients(workload, verdict)
     except BaseException:
         sidecars.stop()

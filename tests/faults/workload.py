@@ -118,6 +118,12 @@ class Workload:
             client.settle(left)
             self.unsettled.remove(left)
 
+    def leave_unsettled(self) -> None:
+        """Put what is unknown into the history as it is: nobody will ask any more."""
+        for left in self.unsettled:
+            self.history.add(left.operation)
+        self.unsettled.clear()
+
     def read_all(self) -> None:
         """Read every key once more, at rest: what was acknowledged must be there."""
         user = Actions(self, self.client("final", gives_up=0))
