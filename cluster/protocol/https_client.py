@@ -3,8 +3,7 @@
 Owns one exchange: connect to the first manager that answers, check that it is one, send, read with
 limits. It keeps no connection and repeats no request that may have arrived: the caller repeats it,
 under its request id. Starts fast (no http.client, no logging) and knows nothing of certificates:
-the caller hands in the TLS context. A body may hold a secret and never gets into an error. Source:
-RFC 9112, by h11.
+the caller hands in the TLS context. A body may hold a secret and never gets into an error.
 """
 
 import socket
@@ -12,24 +11,21 @@ import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import h11
-
 from cluster.protocol.endpoints import Deadline, connect_any
 from cluster.protocol.errors import (
     ClusterError,
-    InvalidRequest,
     MalformedMessage,
     OutcomeUnknown,
     PayloadTooLarge,
     Unauthenticated,
     Unavailable,
 )
+from cluster.protocol.http_message import AnswerParser, BrokenAnswer, request_bytes
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of a whole body."""
 LINE_LIMIT = 1024 * 1024
 _READ_SIZE = 65_536
-_HEADER_LIMIT = 32 * 1024
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 _REFUSED = (
     "the manager does not accept this certificate (expired, revoked or of another cluster); "
@@ -169,7 +165,7 @@ def _is_refused(endpoint: str, context: ssl.SSLContext, wait: Deadline) -> bool:
 
 
 class _Exchange:
-    """One request and its answer over h11."""
+    """One request and its answer."""
 
     def __init__(self, connection: socket.socket, wait: Deadline, *, safe: bool) -> None:
         self._socket = connection
@@ -177,7 +173,8 @@ class _Exchange:
         self._safe = safe
         self._heard = False
         self._ended = False
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEADER_LIMIT)
+        self._answer = AnswerParser("")
+        self._content: list[bytes] = []
 
     @property
     def ended_unheard(self) -> bool:
@@ -188,15 +185,8 @@ class _Exchange:
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes | None
     ) -> None:
         """Send the request whole."""
-        headers = [*headers, ("connection", "close"), ("content-length", str(len(body or b"")))]
-        try:
-            head = h11.Request(method=method, target=path, headers=headers)
-            content = self._http.send(head) or b""
-        except h11.LocalProtocolError:
-            raise InvalidRequest("the request has a malformed path or header") from None
-        if body:
-            content += self._http.send(h11.Data(data=body)) or b""
-        content += self._http.send(h11.EndOfMessage()) or b""
+        content = request_bytes(method, path, headers, body)
+        self._answer = AnswerParser(method)
         try:
             self._socket.settimeout(self._wait.left_s())
             self._socket.sendall(content)
@@ -209,28 +199,23 @@ class _Exchange:
 
     def read_head(self) -> tuple[int, dict[str, str]]:
         """Return status and headers."""
-        event = self._next_event()
-        while isinstance(event, h11.InformationalResponse):
-            event = self._next_event()
-        if not isinstance(event, h11.Response):
-            raise self._lost(None)
-        return event.status_code, {
-            name.decode(): value.decode("latin-1") for name, value in event.headers
-        }
+        while not self._answer.status:
+            self._content += self._read_on()
+        return self._answer.status, self._answer.headers
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it comes."""
-        while isinstance(event := self._next_event(), h11.Data):
-            yield bytes(event.data)
+        content, self._content = self._content, []
+        yield from content
+        while not self._answer.done:
+            yield from self._read_on()
 
-    def _next_event(self) -> object:
+    def _read_on(self) -> list[bytes]:
         try:
-            while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(self._receive())
-        except h11.RemoteProtocolError:
+            return self._answer.feed(self._receive())
+        except BrokenAnswer:
             # Also a connection that ended in the middle of an answer.
             raise self._broken() from None
-        return event
 
     def _receive(self) -> bytes:
         try:

@@ -6,7 +6,7 @@
 set -eu
 
 # What the agent imports. A package that is missing here shows when the agent's image is built.
-shared=" cffi cryptography h11 msgspec pycparser structlog typing-extensions websockets "
+shared=" cffi cryptography h11 httptools msgspec pycparser structlog typing-extensions websockets "
 # What hatchling, which builds the wheel, is made of.
 backend=" hatchling packaging pathspec pluggy trove-classifiers "
 
