@@ -30,6 +30,7 @@ SALTED_OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE
 
 DIGEST_SIZE = 32
 HPKE_PUBLIC_KEY_SIZE = 32
+_SHA256 = SHA256()
 HPKE_SUITE = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
@@ -48,15 +49,28 @@ def frame(*parts: bytes) -> bytes:
 
 def derive(key: SecretBytes, salt: bytes, info: bytes, size: int = KEY_SIZE) -> SecretBytes:
     """Return `size` bytes of HKDF-SHA256 (RFC 5869) over a key of full entropy."""
-    kdf = HKDF(algorithm=SHA256(), length=size, salt=salt, info=info)
+    kdf = HKDF(algorithm=_SHA256, length=size, salt=salt, info=info)
     return SecretBytes(kdf.derive(key.reveal()))
 
 
 def blind(index_key: SecretBytes, label: bytes) -> bytes:
     """Return HMAC-SHA256 of a label, 32 bytes: without the key nobody can tell of which."""
-    mac = HMAC(index_key.reveal(), SHA256())
-    mac.update(label)
-    return mac.finalize()
+    return Blinder(index_key).blind(label)
+
+
+class Blinder:
+    """`blind` with a key that was taken in once: half the work where many labels follow."""
+
+    __slots__ = ("_keyed",)
+
+    def __init__(self, index_key: SecretBytes) -> None:
+        self._keyed = HMAC(index_key.reveal(), _SHA256)
+
+    def blind(self, label: bytes) -> bytes:
+        """Return HMAC-SHA256 of a label, 32 bytes."""
+        mac = self._keyed.copy()
+        mac.update(label)
+        return mac.finalize()
 
 
 def digest(content: bytes) -> bytes:
@@ -88,8 +102,9 @@ def seal_salted(
     The key is HKDF(key, salt, info) with a fresh salt, so a nonce repeats under one key only if 32
     random bytes do.
     """
-    salt, nonce = entropy.token(SALT_SIZE), entropy.token(NONCE_SIZE)
-    return salt + nonce + seal(derive(key, salt, info), nonce, plaintext, associated)
+    drawn = entropy.token(SALT_SIZE + NONCE_SIZE)
+    salt, nonce = drawn[:SALT_SIZE], drawn[SALT_SIZE:]
+    return drawn + seal(derive(key, salt, info), nonce, plaintext, associated)
 
 
 def open_salted(key: SecretBytes, info: bytes, sealed: bytes, associated: bytes) -> bytes:

@@ -54,6 +54,7 @@ class Keyring:
     current: int
     _prefixes: dict[str, bytes] = field(default_factory=dict, init=False, compare=False)
     """By kind: each of some twenty is asked for with every record."""
+    _blinder: aead.Blinder = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         # The current epoch is the highest and stays, so a destroyed epoch's number never returns.
@@ -66,6 +67,7 @@ class Keyring:
         if any(len(key) != aead.KEY_SIZE for key in (self.index_key, *self.epochs.values())):
             raise InvariantViolation("the keys of a keyring have 32 bytes")
         object.__setattr__(self, "epochs", MappingProxyType(dict(self.epochs)))
+        object.__setattr__(self, "_blinder", aead.Blinder(self.index_key))
 
     def __repr__(self) -> str:
         return "Keyring(<redacted>)"
@@ -99,16 +101,16 @@ class Keyring:
         """Return the 16 bytes that every engine key of a kind starts with."""
         prefix = self._prefixes.get(kind)
         if prefix is None:
-            prefix = self._prefixes[kind] = self._blind("kind", _checked(kind))[:PREFIX_SIZE]
+            prefix = self._prefixes[kind] = self._blind(f"kind|{_checked(kind)}")[:PREFIX_SIZE]
         return prefix
 
     def engine_key(self, kind: str, record_id: str) -> bytes:
         """Return the key a record is stored under, 48 bytes."""
-        return self.kind_prefix(kind) + self._blind("id", kind, record_id)
+        return self.kind_prefix(kind) + self._blind(f"id|{kind}|{record_id}")
 
     def stream_prefix(self, stream: str) -> bytes:
         """Return the 16 bytes that every key of an append stream starts with."""
-        return self._blind("stream", stream)[:PREFIX_SIZE]
+        return self._blind(f"stream|{stream}")[:PREFIX_SIZE]
 
     def stream_key(self, stream: str, sequence: int) -> bytes:
         """Return the key of a stream's entry, 24 bytes; keys sort as sequences do."""
@@ -143,8 +145,8 @@ class Keyring:
         epochs = {epoch: SecretBytes(key) for epoch, key in content.epochs.items()}
         return cls(SecretBytes(content.index_key), epochs, content.current)
 
-    def _blind(self, *label: str) -> bytes:
-        return aead.blind(self.index_key, "|".join(label).encode())
+    def _blind(self, label: str) -> bytes:
+        return self._blinder.blind(label.encode())
 
 
 def new_keyring(entropy: Entropy) -> Keyring:

@@ -93,6 +93,10 @@ class Pending:
             self._sealed_by = keyring
         return (*self._sealed, *self.ready)
 
+    def sealed(self, place: int) -> bytes | None:
+        """Return what the put at a place was sealed as last, None before it was."""
+        return self._sealed[place].value if self._sealed else None
+
     def size(self, keyring: Keyring, entropy: Entropy) -> int:
         """Return the bytes it takes in a transaction, its part of the audit link included."""
         operations = self.operations(keyring, entropy)

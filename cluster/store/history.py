@@ -12,9 +12,10 @@ every seal is salted, so bytes that were seen before were copied.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from cluster.store.records import Kind
 
@@ -37,8 +38,7 @@ RETURNING: Final = frozenset(
 """Kinds whose ids may be used again after a removal."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Past:
+class _Past(msgspec.Struct, frozen=True, gc=False):
     generation: int
     seal: bytes
     """Digest of the newest state's ciphertext."""
@@ -118,7 +118,7 @@ def _next(kind: Kind, past: _Past | None, generation: int, seal: bytes) -> _Past
     if past is None:
         return _Past(generation, seal)
     if seal == past.seal:
-        return replace(past, generation=generation)
+        return msgspec.structs.replace(past, generation=generation)
     if kind not in RETURNING:
         return _Past(generation, seal)
     return _Past(generation, seal, (past.seal, *past.earlier)[: MAX_SEALS - 1])

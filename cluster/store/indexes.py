@@ -5,8 +5,10 @@ Pure: each kind names the terms it is found by, and moving a record moves its te
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Final
 
 from cluster.store.records import (
+    Kind,
     ReceiptRecord,
     Record,
     RotationRecord,
@@ -18,6 +20,8 @@ from cluster.store.records import (
 
 Term = tuple[str, str]
 """(index, what is asked for)."""
+
+_INDEXED: Final = {Kind.TASK, Kind.RECEIPT, Kind.SERVICE, Kind.ROTATION, Kind.SECRET}
 
 
 class Indexes:
@@ -44,7 +48,11 @@ class Indexes:
 
 def terms(record: Record) -> Iterable[Term]:
     """Return what a record is found by."""
+    if record.kind not in _INDEXED:
+        return ()
     match record:
+        case SecretRecord():
+            return _secret_terms(record)
         case TaskRecord():
             return (("task.node", record.node_id), ("task.service", record.service_id))
         case ReceiptRecord():
@@ -59,8 +67,6 @@ def terms(record: Record) -> Iterable[Term]:
             return tuple(("service.secret", secret_id) for secret_id in secrets)
         case RotationRecord():
             return (("rotation.secret", record.secret_id),)
-        case SecretRecord():
-            return _secret_terms(record)
         case _:
             return ()
 

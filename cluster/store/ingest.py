@@ -9,8 +9,7 @@ away it lists again and takes in the difference.
 import asyncio
 import gc
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -27,6 +26,7 @@ from cluster.seal.envelope import open_record, peek
 from cluster.seal.keyring import PREFIX_SIZE
 from cluster.store.history import History
 from cluster.store.keyring_cell import KEYRING_KEY, KeyringCell
+from cluster.store.own_writes import OwnWrites
 from cluster.store.records import Kind, Record, decode
 from cluster.store.tables import SealedRow, Stored
 from cluster.store.view import EVERYTHING, RecordChange, View
@@ -40,8 +40,7 @@ MANY: Final = 10_000
 through all of them while they are read, and stop everything for it ever after."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Staged:
+class _Staged(NamedTuple):
     """An entry that was opened, before it is taken in."""
 
     kind: Kind
@@ -55,8 +54,11 @@ class _Staged:
 class Ingest:
     """Feeds one view from one engine."""
 
-    def __init__(self, engine: Engine, cell: KeyringCell, view: View, history: History) -> None:
+    def __init__(
+        self, engine: Engine, cell: KeyringCell, view: View, history: History, own: OwnWrites
+    ) -> None:
         self._engine = engine
+        self._own = own
         self._cell = cell
         self._view = view
         self._history = history
@@ -202,6 +204,10 @@ class Ingest:
         if kind is Kind.SECRET_VALUE:
             header = peek(entry.value)
             return _Staged(kind, entry, header.generation, header.epoch, None)
+        own = self._own.plaintext(entry.key, entry.value)
+        if own is not None:
+            header = peek(entry.value)
+            return _Staged(kind, entry, header.generation, header.epoch, decode(kind, own))
         opened = open_record(
             self._cell.keyring, kind=kind.value, engine_key=entry.key, sealed=entry.value
         )

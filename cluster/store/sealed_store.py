@@ -34,6 +34,7 @@ from cluster.store.history import History
 from cluster.store.ingest import Ingest
 from cluster.store.key_epochs import bootstrap_store, load_wrapped_keyring, reseal
 from cluster.store.keyring_cell import KEYRING_KEY, KeyringCell
+from cluster.store.own_writes import OwnWrites
 from cluster.store.preparation import audit_size, prepare
 from cluster.store.records import (
     CLUSTER_ID,
@@ -91,7 +92,8 @@ class SealedStore:
         self._entropy = entropy
         self._history = History()
         self.view = View(self._blind_value, on_fault)
-        self._ingest = Ingest(engine, cell, self.view, self._history)
+        self._own = OwnWrites()
+        self._ingest = Ingest(engine, cell, self.view, self._history, self._own)
         self._batcher = Batcher(
             engine, cell, manager_id=manager_id, boot=boot, clock=clock, entropy=entropy
         )
@@ -320,6 +322,14 @@ class SealedStore:
         return self._cell.wrap(keyring, self._entropy)
 
     async def _submit(self, pending: Pending) -> int:
+        self._own.expect(pending)
+        try:
+            return await self._shown(pending)
+        finally:
+            self._own.forget(pending)
+
+    async def _shown(self, pending: Pending) -> int:
+        """Commit, and return the revision once the view shows it."""
         try:
             revision = await self._batcher.submit(pending)
         except (StaleVersion, AlreadyExists) as conflict:

@@ -6,8 +6,9 @@ a forged one.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from cluster.protocol.errors import IntegrityError
 from cluster.protocol.ids import SecretId, VersionNumber
@@ -17,8 +18,7 @@ R = TypeVar("R", bound=Record)
 R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Stored(Generic[R_co]):
+class Stored(msgspec.Struct, Generic[R_co], frozen=True, gc=False):
     """A record as it was read: what a later write is compared with."""
 
     record: R_co
@@ -91,8 +91,7 @@ class Table(Poisonable, Generic[R]):
         return record_id in self.rows
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SealedRow:
+class SealedRow(msgspec.Struct, frozen=True, gc=False):
     """A secret value as it lies in the engine.
 
     `generation` and `epoch` are proven only when it is opened.
@@ -102,6 +101,9 @@ class SealedRow:
     generation: int
     mod_revision: int
     epoch: int
+
+    def __repr__(self) -> str:
+        return f"SealedRow(mod_revision={self.mod_revision})"
 
 
 class SealedValues(Poisonable):

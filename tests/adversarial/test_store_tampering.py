@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.engine.seam import Delete
+from cluster.engine.seam import Compare, Delete, Operation, Outcome, Put
 from cluster.protocol.errors import IntegrityError
 from cluster.seal.envelope import seal_record
 from cluster.store.records import (
@@ -28,7 +28,7 @@ from cluster.store.records import (
     encode,
 )
 from cluster.store.sealed_store import Create, Remove, Replace, SealedStore, Write
-from tests.support.stores import StoreLab, node, secret, sqlite_lab, value
+from tests.support.stores import StoreLab, UnreliableEngine, node, secret, sqlite_lab, value
 
 WAIT_S = 30.0
 
@@ -156,6 +156,50 @@ async def test_a_manager_that_starts_refuses_the_kind(
 ) -> None:
     await attack(lab, store)
     assert refuses_nodes(await lab.open("late"))
+
+
+class ForgingEngine(UnreliableEngine):
+    """A port to a real engine that stores something else under one key than it was given."""
+
+    def __init__(self, lab: StoreLab, victim: bytes, forge: Callable[[bytes], bytes]) -> None:
+        super().__init__(lab.engine)
+        self._victim = victim
+        self._forge = forge
+
+    async def transact(
+        self, request_id: bytes, compares: tuple[Compare, ...], operations: tuple[Operation, ...]
+    ) -> Outcome:
+        """Pass on, forged."""
+        forged = tuple(
+            Put(one.key, self._forge(one.value))
+            if isinstance(one, Put) and one.key == self._victim
+            else one
+            for one in operations
+        )
+        return await super().transact(request_id, compares, forged)
+
+
+@pytest.mark.threat("T-02")
+@pytest.mark.parametrize("place", [0, 12, 20, 50, -1, None])
+async def test_a_write_of_its_own_that_comes_back_changed_is_not_believed(
+    lab: StoreLab, place: int | None
+) -> None:
+    """What the watch brings is compared with what was sealed here, or else opened."""
+
+    def forge(sealed: bytes) -> bytes:
+        changed = bytearray(sealed)
+        if place is not None:
+            changed[place] ^= 1
+        return bytes(changed)
+
+    engine = ForgingEngine(lab, lab.key(Kind.NODE, "n1"), forge)
+    store = await lab.open("victim", engine=engine)  # type: ignore[arg-type]  # a port
+    await store.commit(Write((Create(node("n1")), Create(secret("s", 1)))))
+    if place is None:
+        assert store.view.nodes.get("n1") is not None, "the control"
+        assert not store.view.faults
+    else:
+        assert refuses_nodes(store)
 
 
 @pytest.mark.threat("T-02")
