@@ -10,6 +10,7 @@ import msgspec
 
 from agent import durable
 from agent.lease import Grant
+from cluster.protocol.undecodable import UNDECODABLE
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -35,7 +36,7 @@ class LeaseFile:
         content = durable.read(self._path)
         try:
             stored = msgspec.json.decode(content or b"", type=_Stored)
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             return None
         if stored.boot_id != self._boot_id:
             return None

@@ -66,7 +66,10 @@ def ask(path: Path, fields: dict[str, object], timeout_s: float = CALL_TIMEOUT_S
 
 def _parse_header(line: bytes) -> int:
     """Return the size of the body that follows."""
-    header = json.loads(line) if line.endswith(b"\n") else None
+    try:
+        header = json.loads(line) if line.endswith(b"\n") else None
+    except RecursionError:
+        header = None
     match header:
         case {"v": 1, "ok": True, "size": int(size)} if 0 <= size <= MAX_BODY_BYTES:
             return size

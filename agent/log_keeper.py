@@ -189,13 +189,13 @@ class Keeper:
             self._ring.add(stream, text, self._clock.boottime_s(), self._clock.now().timestamp())
 
     def _answer(self, listening: socket.socket) -> None:
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError):
             connection, _ = listening.accept()
             with connection:
                 connection.settimeout(_ASKING_S)
                 with connection.makefile("rb") as stream:
-                    request = json.loads(stream.readline(MAX_LINE_BYTES))
-                body = self._found(float(request["after"]), last=bool(request["last"]))
+                    after_s, last = _asked(stream.readline(MAX_LINE_BYTES))
+                body = self._found(after_s, last=last)
                 header = {"v": PROTOCOL_VERSION, "ok": True, "size": len(body)}
                 connection.sendall(json.dumps(header).encode() + b"\n" + body)
 
@@ -211,6 +211,15 @@ class Keeper:
                 break
             kept.append(row)
         return b"[" + b",".join(kept[::-1] if last else kept) + b"]"
+
+
+def _asked(line: bytes) -> tuple[float, bool]:
+    """Return the cursor and whether the last lines are asked for, or raise ValueError."""
+    try:
+        request = json.loads(line)
+        return float(request["after"]), bool(request["last"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        raise ValueError("the request for lines cannot be read") from None
 
 
 def _write(target: int, data: bytes) -> None:

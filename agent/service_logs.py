@@ -21,6 +21,7 @@ from agent.log_ring import Line
 from agent.mount_table import MountTable
 from agent.redaction import Net, redacted
 from cluster.protocol.ids import is_id
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.protocol.wire import (
     LOG_BYTES,
     LOG_LINES,
@@ -152,8 +153,7 @@ def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) ->
     """Return what a keeper has; None if it has more to say than it did."""
     fields: dict[str, object] = {"op": "logs", "after": after_s, "last": request.after_s is None}
     try:
-        body = ask(path, fields, timeout_s)
-        return msgspec.json.decode(body, type=list[Line])
+        return _lines(ask(path, fields, timeout_s))
     except ConnectionRefusedError:
         # Its keeper was killed: nobody will ever answer there again.
         with suppress(OSError):
@@ -163,6 +163,10 @@ def _asked(path: Path, after_s: float, request: LogRequest, timeout_s: float) ->
     except (OSError, CutShort) as error:
         log.info("logs.keeper_silent", reason=type(error).__name__)
         return None
-    except (ValueError, Refused, msgspec.MsgspecError) as error:
+    except (ValueError, Refused, *UNDECODABLE) as error:
         log.info("logs.keeper_not_understood", reason=type(error).__name__)
     return []
+
+
+def _lines(body: bytes) -> list[Line]:
+    return msgspec.json.decode(body, type=list[Line])

@@ -40,6 +40,7 @@ from cluster.engine_start import (
 )
 from cluster.new_life import NewLife
 from cluster.protocol.errors import ClusterError, Conflict, IntegrityError, Unavailable, WrongEngine
+from cluster.protocol.undecodable import UNDECODABLE
 from cluster.seal.keyring import Keyring
 from cluster.seal.unlock import SealFileContents
 from cluster.store.key_epochs import load_wrapped_keyring
@@ -86,13 +87,22 @@ def settle_import(config: Config) -> None:
         )
 
 
+def moved_to(text: str) -> Tombstone:
+    """Return what a store that was left says of its successor, or raise IntegrityError."""
+    try:
+        return msgspec.json.decode(text, type=Tombstone)
+    except UNDECODABLE:
+        raise IntegrityError(
+            "the store was migrated, and where to cannot be read; put its file back"
+        ) from None
+
+
 async def check_followed(config: Config, started: StartedEngine) -> None:
     """Raise IntegrityError if this engine is not the one that this manager's store moved to."""
     text = await asyncio.to_thread(tombstone_of, config.engine_dir / SQLITE_FILE)
     if text is None or started.etcd is None:
         return
-    moved_to = msgspec.json.decode(text, type=Tombstone).engine_cluster
-    if (await started.engine.status()).cluster_id != moved_to:
+    if (await started.engine.status()).cluster_id != moved_to(text).engine_cluster:
         raise IntegrityError(
             "the engine's data are not those that the store was migrated to; put those back, or "
             "remove this manager and join a new one"

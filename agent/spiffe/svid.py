@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from cluster.pki.unreadable import UNREADABLE
 from cluster.protocol.errors import InvalidRequest
 from cluster.protocol.identity import SpiffeId
 from cluster.protocol.wire import CERTIFICATE_TARGETS
@@ -57,7 +58,7 @@ def load_svid(mount: Path) -> Svid:
         names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
         anchors = x509.load_pem_x509_certificates(anchors_pem)
-    except (ValueError, TypeError, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         raise InvalidRequest("the service's certificate cannot be read") from None
     return Svid(
         identity=SpiffeId.parse(uri),

@@ -83,7 +83,7 @@ def lines(socket_path: str, path: str) -> Iterator[Answer]:
 def _step(line: bytes) -> Answer:
     try:
         step = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         step = None
     if not isinstance(step, dict):
         raise MalformedMessage("the manager's progress cannot be read")

@@ -115,7 +115,7 @@ def _batches(lines: Iterator[bytes]) -> Iterator[tuple[list[Answer], str]]:
 def _parsed(line: bytes) -> Answer:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise MalformedMessage("the manager's events cannot be read; is it of another version?")

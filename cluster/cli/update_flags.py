@@ -88,7 +88,7 @@ def command_word(text: str) -> tuple[str, ...]:
         return (text,)
     try:
         words = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         words = None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ArgumentTypeError("reads a word, or a JSON list of words")

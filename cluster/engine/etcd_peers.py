@@ -46,14 +46,21 @@ def fetch_view(peer_address: str, identity_pem: Path, ca_pem: bytes) -> PeerView
         connection.request("GET", "/members")
         answer = connection.getresponse()
         content = answer.read(ANSWER_LIMIT)
-        members = json.loads(content) if answer.status == _OK else {}
-        voters = tuple(
-            str(member["peerURLs"][0]).removeprefix("https://")
-            for member in members
-            if not member.get("isLearner")
-        )
+        voters = voters_in(content) if answer.status == _OK else ()
         return PeerView(answer.getheader(CLUSTER_HEADER, ""), voters)
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError):
         raise Unavailable("the storage engine does not answer; see the manager's log") from None
     finally:
         connection.close()
+
+
+def voters_in(content: bytes) -> tuple[str, ...]:
+    """Return the addresses in a member's answer that vote. Raises ValueError if it is none."""
+    try:
+        return tuple(
+            str(member["peerURLs"][0]).removeprefix("https://")
+            for member in json.loads(content)
+            if not member.get("isLearner")
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise ValueError("the answer does not list members") from None

@@ -48,16 +48,18 @@ def main() -> int:
 
 def names() -> list[str]:
     """Return every target's name."""
-    from tests.fuzz import networked, stored
+    from tests.fuzz import asked, networked, stored
 
-    return [target.name for target in (*networked.TARGETS, *stored.TARGETS)]
+    return [target.name for target in (*networked.TARGETS, *stored.TARGETS, *asked.TARGETS)]
 
 
 def target_of(name: str) -> Any:  # noqa: ANN401  # a Target; the import waits for instrumentation
     """Return a target."""
-    from tests.fuzz import networked, stored
+    from tests.fuzz import asked, networked, stored
 
-    return next(one for one in (*networked.TARGETS, *stored.TARGETS) if one.name == name)
+    return next(
+        one for one in (*networked.TARGETS, *stored.TARGETS, *asked.TARGETS) if one.name == name
+    )
 
 
 def run(name: str, seconds: int) -> bool:

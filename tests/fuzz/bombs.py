@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz import networked, stored
+from tests.fuzz import asked, networked, stored
 
 SPARE_BYTES: Final = 192 * 1024 * 1024
 OWN_BYTES: Final = 64 * 1024
@@ -41,7 +41,7 @@ def main() -> None:
         bytearray(2 * SPARE_BYTES)
     except MemoryError:
         sys.stdout.write("limited\n")
-    for target in (*networked.TARGETS, *stored.TARGETS):
+    for target in (*networked.TARGETS, *stored.TARGETS, *asked.TARGETS):
         for bomb in BOMBS.values():
             target.check(bomb[:OWN_BYTES] if target.may_echo else bomb)
         sys.stdout.write(f"{target.name}\n")

@@ -217,11 +217,12 @@ _TYPED: Final = (
     b"secret\ncreate\ndb\nc4n4ry77",
     b"secret\nrotate\ndb\nfile\n--timeout\n3s",
     b"service\ncreate\nweb\n--secret\ndb,target=x,mode=0400\n--label\na=c4n4ry77",
-    b'service\nupdate\nweb\n--add-secret\nsource=db,on-lease-loss=wipe\n--health-exec\n["a"]',
+    b'service\nupdate\nweb\n--add-secret\nsource=db,on-lease-loss=wipe\n--health-cmd\n["a"]',
     b"--context\nc4n4ry77\nnode\nls",
     b"operator\nadd\nme\n--role\nadmin",
     b"token\ncreate\n--ttl\n1h\n--cidr\n10.0.0.0/8",
     b"manager\nrun\n--name\nm1",
+    b"audit\nquery\n--since\n2026-01-31T12:00+23:59",
 )
 _KINDS: Final[tuple[type[msgspec.Struct], ...]] = (*codec.RECORD_TYPES.values(), AuditRecord)
 _RECORDS: Final = tuple(filled(kind) for kind in _KINDS)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cluster.protocol.errors import InvalidRequest, MalformedMessage
-from tests.fuzz import networked, stored
+from tests.fuzz import asked, networked, stored
 from tests.fuzz.mutations import inputs
 from tests.fuzz.target import CANARY, EchoedError, Target
 
@@ -21,7 +21,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning"),
 ]
 
-TARGETS: Final = {target.name: target for target in (*networked.TARGETS, *stored.TARGETS)}
+TARGETS: Final = {
+    target.name: target for target in (*networked.TARGETS, *stored.TARGETS, *asked.TARGETS)
+}
 EXAMPLES: Final = 40
 BYTES_CHANGED: Final = 200
 """Of each target's seeds together: more is `make fuzz`'s business."""
