@@ -3,12 +3,13 @@
 A receipt's transaction compares the generations of everything it was decided from (the node, the
 task, the service, the secret), so a manager whose view lags cannot issue after a removal: the
 compare fails and it decides again. An agent's ack completes the receipt; what an agent dropped is
-marked, not deleted, because `exposure` answers from these records.
+marked, not deleted, because `exposure` answers from these records. What many nodes need at the same
+moment goes into one write (`together`); each node has its own entry in the audit and its own
+outcome.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -16,14 +17,17 @@ import structlog
 
 from cluster.dispatcher.assignments import Assignments
 from cluster.dispatcher.health import with_health
+from cluster.dispatcher.together import Together
 from cluster.protocol.errors import Conflict, PermissionDenied, Unavailable
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
 from cluster.store.records import (
     AuditEntry,
     ConfigRecord,
+    Kind,
     MountedVersion,
     ReceiptRecord,
+    Record,
     TaskStatusRecord,
     VersionedRecord,
     receipt_id,
@@ -37,17 +41,43 @@ log = structlog.get_logger(__name__)
 
 ERROR_LENGTH: Final = 200
 CHANGES_PER_WRITE: Final = 40
+STEPS_PER_WRITE: Final = 2 * CHANGES_PER_WRITE
 """An ack of a node with many services is written in pieces, each well under an engine's transaction
-limit."""
+limit; so are the acks of many nodes."""
+REQUIRED_PER_WRITE: Final = 110
+"""Records that one write of receipts compares or creates, within the engine's limit."""
 
 
 @dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Receipts that a node needs for one service."""
+
+    node_id: NodeId
+    assignment: ServiceAssignment
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    """What an ack says of a node's services."""
+
+    node_id: NodeId
+    results: Mapping[str, ServiceResult]
+    dropped: frozenset[str]
+
+
+@dataclass(slots=True)
 class Receipts:
     """Writes and completes receipts for one manager."""
 
     store: SealedStore
     clock: Clock
     manager_id: ManagerId
+    _wanted: Together[_Wanted] = field(init=False)
+    _reported: Together[_Reported] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._wanted = Together(self._issue_all, REQUIRED_PER_WRITE)
+        self._reported = Together(self._complete_all, STEPS_PER_WRITE)
 
     def missing(self, node_id: NodeId, assignments: Iterable[ServiceAssignment]) -> bool:
         """Return whether a version in `assignments` has no open receipt for this node."""
@@ -61,10 +91,41 @@ class Receipts:
         the assignments again.
         """
         for assignment in assignments:
-            if _unissued(self.store.view, node_id, assignment):
-                await self.store.update(lambda view, a=assignment: self._issue(view, node_id, a))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            if keys := _unissued(self.store.view, node_id, assignment):
+                service_id = assignment.service_id
+                touches = {node_id, service_id, f"{service_id}.{node_id}"}
+                touches.update(secret_id for secret_id, _ in keys)
+                touches.update(f"{secret_id}/{version}/{node_id}" for secret_id, version in keys)
+                await self._wanted.do(
+                    _Wanted(node_id, assignment), (node_id, service_id), frozenset(touches)
+                )
 
-    def _issue(self, view: View, node_id: NodeId, assignment: ServiceAssignment) -> Write | None:
+    async def _issue_all(self, wanted: Sequence[_Wanted]) -> Sequence[Exception | None]:
+        outcomes: list[Exception | None] = []
+
+        def decide(view: View) -> Write | None:
+            outcomes[:] = [None] * len(wanted)
+            required: dict[tuple[Kind, str], Step] = {}
+            receipts: list[Step] = []
+            audit: list[AuditEntry] = []
+            for number, one in enumerate(wanted):
+                try:
+                    found = self._issue(view, one.node_id, one.assignment)
+                except PermissionDenied as denied:
+                    outcomes[number] = denied
+                    continue
+                if found is not None:
+                    for stored in found.rests_on:
+                        key = (stored.record.kind, stored.record.id)
+                        required.setdefault(key, Require(stored))
+                    receipts += found.receipts
+                    audit.append(found.audit)
+            return Write((*required.values(), *receipts), tuple(audit)) if receipts else None
+
+        await self.store.update(decide)
+        return outcomes
+
+    def _issue(self, view: View, node_id: NodeId, assignment: ServiceAssignment) -> "_Issue | None":
         keys = _unissued(view, node_id, assignment)
         if not keys:
             return None
@@ -75,14 +136,15 @@ class Receipts:
         if node is None or node.record.revoked_at is not None or task is None or service is None:
             raise PermissionDenied
         now = self.clock.now().timestamp()
-        steps: list[Step] = [Require(node), Require(task), Require(service)]
+        rests_on: list[Stored[Record]] = [node, task, service]
         sources: dict[SecretId, VersionedRecord] = {}
         for secret_id in sorted({secret_id for secret_id, _ in keys}):
             secret = view.source(secret_id)
             if secret is None:
                 raise PermissionDenied
             sources[secret_id] = secret.record
-            steps.append(Require(secret))
+            rests_on.append(secret)
+        receipts: list[Step] = []
         for secret_id, version in keys:
             before = view.receipts.get(receipt_id(secret_id, version, node_id, service_id))
             receipt = ReceiptRecord(
@@ -99,7 +161,7 @@ class Receipts:
                 service_name=service.record.name,
                 config=isinstance(sources[secret_id], ConfigRecord),
             )
-            steps.append(Create(receipt) if before is None else Replace(before, receipt))
+            receipts.append(Create(receipt) if before is None else Replace(before, receipt))
         audit = AuditEntry(
             at=now,
             caller=f"node/{node_id}",
@@ -108,7 +170,7 @@ class Receipts:
             allowed=True,
             detail=" ".join(f"{secret_id}/{version}" for secret_id, version in keys),
         )
-        return Write(steps=tuple(steps), audit=(audit,))
+        return _Issue(rests_on, receipts, audit)
 
     async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
         """Complete the receipts an agent acked, and mark those it dropped.
@@ -118,23 +180,8 @@ class Receipts:
         """
         # By service: the last report of one stands, so that a write touches each record once.
         results = {result.service_id: result for result in ack.services}
-
-        def changes(view: View) -> Iterable[tuple[Step, ...]]:
-            # The task's status comes last: a rollout that reads "done" finds its receipts complete.
-            yield from self._acked(view, node_id, results, frozenset(ack.dropped))
-            for result in results.values():
-                yield from self._status(view, node_id, result)
-
-        are_left = True
-
-        def decide(view: View) -> Write | None:
-            nonlocal are_left
-            found = list(islice(changes(view), CHANGES_PER_WRITE))
-            are_left = len(found) == CHANGES_PER_WRITE
-            return Write(steps=tuple(chain.from_iterable(found))) if found else None
-
-        while are_left:
-            await self.store.update(decide)
+        reported = _Reported(node_id, results, frozenset(ack.dropped))
+        await self._reported.do(reported, node_id, _touched(reported))
         for service_id, result in results.items():
             if result.error and service_id in sent:
                 log.warning(
@@ -143,6 +190,38 @@ class Receipts:
                     service_id=service_id,
                     error=result.error[:ERROR_LENGTH],
                 )
+
+    async def _complete_all(self, reported: Sequence[_Reported]) -> Sequence[Exception | None]:
+        left = list(reported)
+        complete = 0
+
+        def decide(view: View) -> Write | None:
+            nonlocal complete
+            complete = 0
+            steps: list[Step] = []
+            for one in left:
+                for change in self._changes(view, one):
+                    if len(steps) >= STEPS_PER_WRITE:
+                        return Write(tuple(steps))
+                    steps += change
+                complete += 1
+            return Write(tuple(steps)) if steps else None
+
+        while left:
+            await self.store.update(decide)
+            # Of one that is not complete, the next write finds what is left to change.
+            left = left[complete:]
+        return [None] * len(reported)
+
+    def _changes(self, view: View, one: _Reported) -> Iterable[tuple[Step, ...]]:
+        # The task's status comes last: a rollout that reads "done" finds its receipts complete.
+        for service_id, result in one.results.items():
+            if service_id not in one.dropped:
+                yield from self._acked(view, one.node_id, service_id, result)
+        for service_id in one.dropped:
+            yield from self._acked(view, one.node_id, service_id, None)
+        for result in one.results.values():
+            yield from self._status(view, one.node_id, result)
 
     async def wiped(self, node_id: NodeId) -> None:
         """Mark every receipt of a node as dropped: its agent reported that it wiped everything.
@@ -193,26 +272,40 @@ class Receipts:
             yield Require(task), write
 
     def _acked(
-        self,
-        view: View,
-        node_id: NodeId,
-        results: Mapping[str, ServiceResult],
-        dropped: frozenset[str],
+        self, view: View, node_id: NodeId, service_id: str, result: ServiceResult | None
     ) -> Iterable[tuple[Step, ...]]:
+        """Yield the changes of a service's receipts; `result`: None if it was dropped."""
         now = self.clock.now().timestamp()
-        for stored in view.receipts_of_node(node_id):
+        for stored in view.receipts_of_task(ServiceId(service_id), node_id):
             receipt = stored.record
-            result = results.get(receipt.service_id)
-            if receipt.service_id in dropped:
+            if result is None:
                 change = _dropped(receipt, now)
-            elif result is not None:
+            else:
                 held = VersionKey(receipt.secret_id, receipt.version) in result.mounted
                 error = result.error[:ERROR_LENGTH]
                 change = _held(receipt, now, error) if held else _not_held(receipt, now, error)
-            else:
-                change = receipt
             if change != receipt:
                 yield (Replace(stored, change),)
+
+
+@dataclass(frozen=True, slots=True)
+class _Issue:
+    """What one node's part of a write is made of."""
+
+    rests_on: list[Stored[Record]]
+    receipts: list[Step]
+    audit: AuditEntry
+
+
+def _touched(reported: _Reported) -> frozenset[str]:
+    """Return something for each record that an ack may change or rests on."""
+    node_id = reported.node_id
+    touched = {f"{service_id}.{node_id}" for service_id in reported.dropped}
+    for service_id, result in reported.results.items():
+        task = f"{service_id}.{node_id}"
+        touched |= {task, f"{task}/status"}
+        touched.update(f"{task}/{key.secret_id}/{key.version}" for key in result.mounted)
+    return frozenset(touched)
 
 
 def _held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:

@@ -229,3 +229,89 @@ async def test_lagging_manager_cannot_issue_after_a_removal(
         with pytest.raises(PermissionDenied):
             await issuing
     assert len(lab.view.table(Kind.RECEIPT)) == 0
+
+
+async def test_receipts_of_many_nodes_are_one_write_and_each_node_has_its_outcome(
+    lab: DispatchLab,
+) -> None:
+    nodes = [await lab.join(f"node-{number}") for number in range(4)]
+    await lab.secret("db", b"x")
+    await lab.service("red", "db", is_global=True)
+    await lab.settle(lab.duty())
+    found = [assigned(lab, node_id) for node_id in nodes]
+    await lab.evict(nodes[0])
+    before = lab.view.revision
+    asking = (
+        lab.receipts.ensure(node_id, one.values())
+        for node_id, one in zip(nodes, found, strict=True)
+    )
+    refused, *issued_to = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(refused, PermissionDenied)
+    assert issued_to == [None] * 3
+    assert lab.receipt(nodes[0], "db") is None
+    written = [lab.view.receipts.get(one.id) for n in nodes[1:] if (one := lab.receipt(n, "db"))]
+    assert {stored.mod_revision for stored in written if stored} == {lab.view.revision}
+    assert lab.view.revision > before
+
+
+async def test_one_node_that_was_moved_meanwhile_does_not_keep_the_others_from_their_receipts(
+    lab: DispatchLab, engine: WatchedEngine
+) -> None:
+    nodes = [await lab.join(f"node-{number}") for number in range(3)]
+    await lab.secret("db", b"x")
+    await lab.service("red", "db", is_global=True)
+    await lab.settle(lab.duty())
+    found = [assigned(lab, node_id) for node_id in nodes]
+    before = await engine.barrier()
+    engine.flowing.clear()
+    evicting = asyncio.create_task(lab.evict(nodes[0]))
+    while await engine.barrier() == before:
+        await asyncio.sleep(0.01)
+    asking = (
+        lab.receipts.ensure(node_id, one.values())
+        for node_id, one in zip(nodes, found, strict=True)
+    )
+    issuing = asyncio.gather(*asking, return_exceptions=True)
+    await asyncio.sleep(0)
+    engine.flowing.set()
+    refused, *issued_to = await issuing
+    await evicting
+    assert isinstance(refused, PermissionDenied)
+    assert issued_to == [None] * 2
+    assert [lab.receipt(node_id, "db") is None for node_id in nodes] == [True, False, False]
+
+
+async def test_acks_of_many_nodes_at_once_are_one_write(lab: DispatchLab) -> None:
+    nodes = [await lab.join(f"node-{number}") for number in range(6)]
+    await lab.secret("db", b"x")
+    await lab.service("red", "db", is_global=True)
+    await lab.settle(lab.duty())
+    for node_id in nodes:
+        await lab.receipts.ensure(node_id, assigned(lab, node_id).values())
+    (service_id,) = assigned(lab, nodes[0])
+    said = ack(service_id, lab.key_of("db"))
+    await asyncio.gather(*(lab.receipts.acknowledge(node_id, said, {}) for node_id in nodes))
+    assert len({stored.mod_revision for stored in lab.view.task_statuses.values()}) == 1
+    receipts = [lab.receipt(node_id, "db") for node_id in nodes]
+    assert all(receipt is not None and receipt.acked_at for receipt in receipts)
+
+
+async def test_two_sessions_of_a_node_may_ack_at_once(lab: DispatchLab) -> None:
+    node_id, service_id = await issued(lab, "db")
+    said = ack(service_id, lab.key_of("db"))
+    gone = wire.Ack(PAIR, (), (service_id,))
+    await asyncio.gather(
+        lab.receipts.acknowledge(node_id, said, {}), lab.receipts.acknowledge(node_id, gone, {})
+    )
+    receipt = lab.receipt(node_id, "db")
+    assert receipt is not None
+    assert receipt.dropped_at is not None
+
+
+async def test_what_is_acked_and_dropped_in_one_message_is_dropped(lab: DispatchLab) -> None:
+    node_id, service_id = await issued(lab, "db")
+    result = wire.ServiceResult(service_id, (lab.key_of("db"),), "", 1)
+    await lab.receipts.acknowledge(node_id, wire.Ack(PAIR, (result,), (service_id,)), {})
+    receipt = lab.receipt(node_id, "db")
+    assert receipt is not None
+    assert receipt.dropped_at is not None

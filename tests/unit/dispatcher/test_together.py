@@ -1,0 +1,119 @@
+"""Together: what comes at once goes at once, each has its own outcome, nobody waits in vain."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from cluster.dispatcher.together import AT_ONCE, Together
+from cluster.protocol.errors import PermissionDenied, Unavailable
+
+
+class Work:
+    """Notes each portion; refuses what it is told to; may be held up."""
+
+    def __init__(self, *refused: str) -> None:
+        self.portions: list[list[str]] = []
+        self.refused = refused
+        self.fails_with: BaseException | None = None
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    async def __call__(self, items: Sequence[str]) -> Sequence[Exception | None]:
+        self.portions.append(list(items))
+        await self.flowing.wait()
+        if self.fails_with is not None:
+            raise self.fails_with
+        return [PermissionDenied() if item in self.refused else None for item in items]
+
+
+async def asked(together: Together[str], *items: str) -> list[BaseException | None]:
+    """Ask for all at once; each is its own key and touches itself alone."""
+    asking = (together.do(item, item, frozenset({item})) for item in items)
+    return await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_what_is_asked_at_once_is_one_portion() -> None:
+    work = Work()
+    assert await asked(Together(work, 10), "a", "b", "c") == [None] * 3
+    assert work.portions == [["a", "b", "c"]]
+
+
+async def test_a_portion_touches_so_much_at_most_and_shares_what_is_the_same() -> None:
+    work = Work()
+    await asked(Together(work, 2), "a", "b", "c")
+    assert work.portions == [["a", "b"], ["c"]]
+    together = Together(work, 3)
+    work.portions.clear()
+    shared = (together.do(one, one, frozenset({one, "service"})) for one in ("a", "b", "c"))
+    await asyncio.gather(*shared)
+    assert work.portions == [["a", "b"], ["c"]]
+
+
+async def test_what_is_too_much_for_a_portion_goes_alone() -> None:
+    work = Work()
+    together = Together(work, 2)
+    large = together.do("large", "large", frozenset("xyz"))
+    await asyncio.gather(together.do("a", "a", frozenset("a")), large)
+    assert work.portions == [["a"], ["large"]]
+
+
+async def test_no_portion_has_a_key_twice() -> None:
+    work = Work()
+    together = Together(work, 10)
+    keys = {"first": "node", "second": "node", "other": "other"}
+    await asyncio.gather(*(together.do(i, k, frozenset({i})) for i, k in keys.items()))
+    assert work.portions == [["first", "other"], ["second"]]
+
+
+async def test_each_gets_its_own_outcome() -> None:
+    first, second = await asked(Together(Work("a"), 10), "a", "b")
+    assert isinstance(first, PermissionDenied)
+    assert second is None
+
+
+async def test_a_failure_befalls_all_of_its_portion_and_none_after() -> None:
+    work = Work()
+    together = Together(work, 2)
+    work.fails_with = Unavailable("no quorum")
+    assert [type(one) for one in await asked(together, "a", "b")] == [Unavailable] * 2
+    work.fails_with = None
+    assert await asked(together, "a") == [None]
+
+
+async def test_who_gave_up_is_left_out_and_the_others_are_served() -> None:
+    work = Work()
+    together = Together(work, 1)
+    work.flowing.clear()
+    busy = [asyncio.create_task(together.do(f"{n}", n, frozenset({str(n)}))) for n in range(9)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(work.portions) == AT_ONCE
+    busy[0].cancel()
+    busy[-1].cancel()
+    await asyncio.sleep(0)
+    work.flowing.set()
+    results = await asyncio.gather(*busy, return_exceptions=True)
+    assert results[1:-1] == [None] * 7
+    assert ["8"] not in work.portions
+    assert len(work.portions) == 8
+
+
+async def test_so_many_portions_are_under_way_at_once() -> None:
+    work = Work()
+    together = Together(work, 1)
+    work.flowing.clear()
+    asking = asyncio.create_task(asked(together, *(str(number) for number in range(9))))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(work.portions) == AT_ONCE
+    work.flowing.set()
+    assert await asking == [None] * 9
+
+
+async def test_nobody_waits_for_a_worker_that_was_ended() -> None:
+    work = Work()
+    together = Together(work, 2)
+    work.fails_with = asyncio.CancelledError()
+    with pytest.raises(asyncio.CancelledError):
+        await together.do("a", "a", frozenset("a"))
