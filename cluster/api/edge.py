@@ -67,8 +67,9 @@ class Edge:
                 f"{REQUEST_ID_HEADER} takes 26 characters of base32; draw a fresh one"
             )
         body = await request.body()
+        scope = request.scope
         asked = b"\0".join(
-            (request.method.encode(), request.url.path.encode(), request.url.query.encode(), body)
+            (scope["method"].encode(), scope["path"].encode(), scope["query_string"], body)
         )
         return RequestContext(
             principal=principal,

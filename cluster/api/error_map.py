@@ -4,7 +4,7 @@ FastAPI's own validation answer echoes the body, so a misspelt field would retur
 was sent: every handler here says where and what kind, never what was there.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -53,11 +53,17 @@ def json_response(
 
 def install(app: FastAPI) -> None:
     """Put our handlers in place of FastAPI's."""
-    app.add_exception_handler(ClusterError, _cluster_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(ClientDisconnect, _gone)
+    for kind, answer in _HANDLERS.items():
+        app.add_exception_handler(kind, answer)
     app.add_exception_handler(Exception, _unexpected)
+
+
+async def answer_to(request: Request, error: Exception) -> tuple[Response, bool]:
+    """Return what answers an error, as the handlers do, and whether it was foreseen."""
+    for kind, answer in _HANDLERS.items():
+        if isinstance(error, kind):
+            return await answer(request, error), True
+    return await _unexpected(request, error), False
 
 
 async def _cluster_error(request: Request, error: Exception) -> Response:
@@ -113,3 +119,12 @@ async def _unexpected(request: Request, error: Exception) -> Response:
         path=getattr(request.scope.get("route"), "path", ""),
     )
     return error_response(InternalFailure())
+
+
+_HANDLERS: Final[dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]] = {
+    ClusterError: _cluster_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_error,
+    ClientDisconnect: _gone,
+}
+"""What is foreseen; no kind is one of another."""
