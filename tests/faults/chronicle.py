@@ -1,7 +1,8 @@
 """Opens what the watches brought and writes down how the records changed, revision by revision.
 
 A process of its own: `python -m tests.faults.chronicle SOCKET SEAL_FILE SEALED OUTPUT`, the unlock
-key on standard input. No value of a secret is opened.
+key on standard input. No value of a secret is opened. Beside the records it tells who held the
+duty, and the links of what was done under it.
 """
 
 import asyncio
@@ -10,18 +11,21 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cluster.engine.etcd import EtcdEngine
+from cluster.engine.seam import Entry
 from cluster.protocol.errors import Unavailable
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.envelope import open_record
 from cluster.seal.keyring import PREFIX_SIZE, Keyring
 from cluster.seal.unlock import UnlockKey, open_seal_file
+from cluster.store.audit_chain import open_link
 from cluster.store.key_epochs import load_wrapped_keyring
 from cluster.store.records import Kind, decode
 from cluster.system import SystemClock, SystemEntropy
-from tests.faults.entitlements import KINDS, Event
+from tests.faults.duties import DUTY, DUTY_ACTIONS, DUTY_KEY, LINK
+from tests.faults.entitlements import KINDS, Body, Event
 from tests.faults.plain_records import plain
 
 PATIENCE_S: Final = 60.0
@@ -45,31 +49,61 @@ async def fetch_keyring(socket: Path, seal_file: Path, unlock_key: str) -> Keyri
 
 
 def opened(lines: Iterable[str], keyring: Keyring) -> Iterator[Event]:
-    """Yield the changes of records, in the order of the revisions."""
-    prefixes = {keyring.kind_prefix(kind): Kind(kind) for kind in KINDS}
-    known: dict[str, str] = {}
+    """Yield the changes of records, of the duty and under it, in the order of the revisions."""
+    opener = _Opener(keyring)
     for moment, revision, changes in sorted(map(json.loads, lines), key=lambda line: line[1]):
-        found: list[tuple[str, str, dict[str, Any] | None]] = []
+        sealed = [(bytes.fromhex(key), _content(value)) for key, value in changes]
+        yield revision, moment, [*opener.records(sealed), *opener.duty(sealed)]
+
+
+Told = tuple[str, str, Body | None]
+
+
+class _Opener:
+    """Opens what was stored, in the order of its revisions."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        kinds = (*KINDS, Kind.AUDIT_STREAM)
+        self._kinds = {keyring.kind_prefix(kind): Kind(kind) for kind in kinds}
+        self._streams: dict[bytes, str] = {}
+        self._known: dict[bytes, str] = {}
+        """Engine key -> id, of every record."""
+
+    def records(self, changes: Iterable[tuple[bytes, bytes | None]]) -> Iterator[Told]:
+        """Yield the changes of records; learn which chains there are."""
         for key, sealed in changes:
-            kind = prefixes.get(bytes.fromhex(key)[:PREFIX_SIZE])
+            kind = self._kinds.get(key[:PREFIX_SIZE])
             if kind is None:
                 continue
             if sealed is None:
-                if key in known:
-                    found.append((kind.value, known[key], None))
+                if key in self._known:
+                    yield kind.value, self._known[key], None
                 continue
-            record = decode(
-                kind,
-                open_record(
-                    keyring,
-                    kind=kind.value,
-                    engine_key=bytes.fromhex(key),
-                    sealed=base64.b64decode(sealed),
-                ).plaintext,
-            )
-            known[key] = record.id
-            found.append((kind.value, record.id, plain(record)))
-        yield revision, moment, found
+            opened = open_record(self._keyring, kind=kind.value, engine_key=key, sealed=sealed)
+            record = decode(kind, opened.plaintext)
+            if kind is Kind.AUDIT_STREAM:
+                self._streams[self._keyring.stream_prefix(record.id)] = record.id
+                continue
+            self._known[key] = record.id
+            yield kind.value, record.id, plain(record)
+
+    def duty(self, changes: Iterable[tuple[bytes, bytes | None]]) -> Iterator[Told]:
+        """Yield who holds the duty from now on, and what was done under it."""
+        for key, value in changes:
+            stream = self._streams.get(key[:PREFIX_SIZE])
+            if key == DUTY_KEY:
+                yield DUTY, DUTY, None if value is None else {"holder": value.decode()}
+            elif stream is not None and value is not None:
+                link = open_link(self._keyring, stream, Entry(key, value, 0, 0))
+                done = sorted(DUTY_ACTIONS & {one.action for one in link.entries if one.allowed})
+                if done:
+                    told = {"manager_id": link.manager_id, "actions": done}
+                    yield LINK, f"{stream}/{link.sequence}", told
+
+
+def _content(value: str | None) -> bytes | None:
+    return None if value is None else base64.b64decode(value)
 
 
 def _main(socket: Path, seal_file: Path, sealed: Path, output: Path) -> None:

@@ -1,17 +1,20 @@
 """Brings an engine into states that take long to come by themselves, as root of its machine.
 
-A process of its own: `python -m tests.faults.engine_control SOCKET fill|compact`. `fill` raises the
-alarm that a reached quota raises; `compact` forgets all history but the last revision.
+A process of its own: `python -m tests.faults.engine_control SOCKET ACTION`. `fill` raises the alarm
+that a reached quota raises; `compact` forgets all history but the last revision; `holder` prints
+the id of the manager that holds the duties, and `revoke` ends its lease as well.
 """
 
 import asyncio
 import sys
 from pathlib import Path
+from typing import Final
 
 from cluster.engine import etcd_pb2 as pb
 from cluster.engine.etcd import EtcdEngine
-from cluster.engine.etcd_channel import ALARM, STATUS, EtcdChannel
+from cluster.engine.etcd_channel import ALARM, CAMPAIGN, LEASE_REVOKE, RANGE, STATUS, EtcdChannel
 from cluster.system import SystemClock, SystemEntropy
+from tests.faults.duties import DUTY_KEY
 
 PATIENCE_S = 5.0
 
@@ -34,6 +37,30 @@ async def compact(socket: Path) -> None:
     await engine.close()
 
 
+async def holder(socket: Path) -> None:
+    """Print who holds the duties; nothing while nobody does."""
+    await _holding(socket, ends=False)
+
+
+async def revoke(socket: Path) -> None:
+    """Print who holds the duties, and end the lease that they hang on."""
+    await _holding(socket, ends=True)
+
+
+async def _holding(socket: Path, *, ends: bool) -> None:
+    channel = EtcdChannel(socket)
+    request = pb.RangeRequest(key=CAMPAIGN + DUTY_KEY)
+    reply = await channel.ask(RANGE, request, timeout_s=PATIENCE_S)
+    for held in reply.kvs:
+        if ends:
+            end = pb.LeaseRevokeRequest(ID=held.lease)
+            await channel.ask(LEASE_REVOKE, end, timeout_s=PATIENCE_S)
+        sys.stdout.write(held.value.decode())
+    await channel.close()
+
+
+ACTIONS: Final = {"fill": fill, "compact": compact, "holder": holder, "revoke": revoke}
+
 if __name__ == "__main__":
     _, path, what = sys.argv
-    asyncio.run({"fill": fill, "compact": compact}[what](Path(path)))
+    asyncio.run(ACTIONS[what](Path(path)))

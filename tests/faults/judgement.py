@@ -23,6 +23,7 @@ from tests.faults.deliveries import (
     receipts_of,
     replica_faults,
 )
+from tests.faults.duties import duty_faults, of_records, terms
 from tests.faults.entitlements import Event, Timeline, primary_of
 from tests.faults.history import Operation
 from tests.faults.models import State
@@ -95,7 +96,9 @@ def judge_the_rest(seen: Seen, verdict: Verdict) -> None:
     _judge_stores(workload, told, verdict)
     watches = sidecars.watched()
     verdict.violations += watch_faults(watches)
-    events = sidecars.chronicle()
+    every = sidecars.chronicle()
+    verdict.violations += duty_faults(every, told["managers"])
+    events = of_records(every)
     timeline = Timeline.of(events)
     whole = bool(events) and events[-1][0] >= told["revision"]
     receipts = receipts_of(told)
@@ -118,6 +121,7 @@ def judge_the_rest(seen: Seen, verdict: Verdict) -> None:
         "receipts": len(receipts),
         "revision": told["revision"],
         "revisions_judged": events[-1][0] if events else 0,
+        "duty_terms": terms(every),
         **_told_of_rotations(seen, events),
     }
 

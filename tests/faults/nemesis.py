@@ -20,6 +20,8 @@ from typing import Final
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultCluster, FaultManager
 from tests.faults.joins import evict_agent, join_agent, join_manager
+from tests.faults.leases import kill_at_rollout, lease_lost
+from tests.faults.log_disk import disk_gone, log_eio
 from tests.support.frozen import freeze_process
 from tests.support.netns import CUT, Link
 from tests.support.running import Process
@@ -429,6 +431,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "kill-engine": _kill_engine,
     "kill-at-snapshot": _kill_at_snapshot,
     "kill-at-compaction": _kill_at_compaction,
+    "kill-at-rollout": kill_at_rollout,
+    "lease-lost": lease_lost,
     "kill-agent": _kill_agent,
     "pause-manager": _pause(_one, manager=True, engine=False),
     "pause-engine": _pause(_one, manager=False, engine=True),
@@ -452,6 +456,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "join-manager": join_manager,
     "evict-agent": evict_agent,
     "disk-eio": _broken_disk(lambda manager: manager.disk.cut_power()),
+    "wal-eio": log_eio,
+    "disk-gone": disk_gone,
 }
 
 SORTS: Final = (

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.faults.certificates import CertificateObserver
@@ -41,6 +42,10 @@ def run(options: Options) -> int:
     enter_own_network()
     enter_own_mounts()
     kinds = [kind for kind in FAULTS if not options.only or kind.startswith(options.only)]
+    if not kinds:
+        say(f"no fault begins with {' or '.join(options.only)}; there are {' '.join(FAULTS)}")
+        return 2
+    began = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     say(f"seed {options.seed}: {options.replay()}")
     cluster = FaultCluster.empty(
         options.managers + SPARE_MANAGERS, options.agents + SPARE_AGENTS, [PROBE]
@@ -49,8 +54,11 @@ def run(options: Options) -> int:
         verdict = _run(options, cluster, kinds)
     finally:
         cluster.close()
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "latest.json").write_text(json.dumps(verdict.counts, indent=2) + "\n")
+    verdict.counts |= {"began": began, "violations": len(verdict.violations)}
+    kept = options.output / "runs" / f"{began}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    for summary in (kept, options.output / "latest.json"):
+        summary.write_text(json.dumps(verdict.counts, indent=2) + "\n")
     say(json.dumps(verdict.counts, indent=2))
     for violation in verdict.violations:
         say(f"\nVIOLATION {violation}")

@@ -73,6 +73,7 @@ def _records(store: SealedStore) -> dict[str, Any]:
         "secrets": {one.name: one.primary.number for one in secrets.values()},
         "secret_names": {one.id: one.name for one in secrets.values()},
         "nodes": nodes,
+        "managers": {one.record.id: one.record.name for one in view.managers.values()},
         "services": {one.name: one.id for one in services.values()},
         "files": [
             [services[ServiceId(service)].name, nodes[NodeId(node)], target, *file]

@@ -6,11 +6,14 @@ import random
 
 import msgspec
 
+from cluster.protocol.ids import ManagerId
 from cluster.seal.envelope import seal_record
 from cluster.seal.keyring import new_keyring
-from cluster.store.records import Kind, NodeRecord, SecretRecord
+from cluster.store.audit_chain import AUDIT_KIND, ChainHead
+from cluster.store.records import AuditEntry, Kind, NodeRecord, SecretRecord
 from cluster.store.records.codec import encode
 from tests.faults.chronicle import opened
+from tests.faults.duties import DUTY, DUTY_KEY, LINK
 from tests.faults.nemesis import ALONE, FAULTS, SORTS, Nemesis
 from tests.faults.plain_records import plain
 from tests.support.entropy import SeededEntropy
@@ -46,6 +49,49 @@ def test_records_come_in_order_and_opened() -> None:
         (9, "secret", True),
     ]
     assert events[0][2][0][2] == plain(stored)
+
+
+def test_what_is_done_under_the_duty_is_told_with_its_holder() -> None:
+    """A chain is known from its registration, which comes with its first link."""
+    entropy = SeededEntropy(2)
+    keyring = new_keyring(entropy)
+    head = ChainHead(ManagerId("i1"), "b", 0)
+
+    def entry(action: str, *, allowed: bool = True) -> AuditEntry:
+        return AuditEntry(at=0, caller="c", action=action, resource="r", allowed=allowed)
+
+    def sealed(kind: str, key: bytes, generation: int, content: bytes) -> list[str]:
+        stored = seal_record(
+            keyring,
+            kind=kind,
+            engine_key=key,
+            generation=generation,
+            plaintext=content,
+            entropy=entropy,
+        )
+        return [key.hex(), base64.b64encode(stored).decode()]
+
+    registration = head.registration(0.0)
+    known = keyring.engine_key(Kind.AUDIT_STREAM.value, registration.id)
+    lines = [
+        json.dumps([0.5, 1, [[DUTY_KEY.hex(), base64.b64encode(b"i1").decode()]]]),
+        json.dumps([0.5, 4, [[DUTY_KEY.hex(), None]]]),
+    ]
+    done = [("rollout.update", True), ("secret.create", True), ("rollout.update", False)]
+    for sequence, (action, allowed) in enumerate(done, 1):
+        link = head.link((entry(action, allowed=allowed),), ())
+        key = keyring.stream_key(head.stream, sequence)
+        changes = [sealed(AUDIT_KIND, key, sequence, encode(link))]
+        if sequence == 1:
+            changes.append(sealed(Kind.AUDIT_STREAM.value, known, 1, encode(registration)))
+        lines.append(json.dumps([0.5, 4 + sequence, changes]))
+        head = head.after(link)
+    told = [(revision, changes) for revision, _, changes in opened(lines, keyring) if changes]
+    assert told == [
+        (1, [(DUTY, DUTY, {"holder": "i1"})]),
+        (4, [(DUTY, DUTY, None)]),
+        (5, [(LINK, "audit/i1/b/0/1", {"manager_id": "i1", "actions": ["rollout.update"]})]),
+    ]
 
 
 def test_every_field_of_a_record_becomes_plain() -> None:

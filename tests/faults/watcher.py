@@ -4,6 +4,9 @@ A process of its own: `python -m tests.faults.watcher OUTPUT SEALED NAME=SOCKET 
 OUTPUT is [moment, name, segment, revision, [[key, digest], ...]]; a new segment begins where
 history was compacted away under a watch that had fallen behind. Whatever comes first of a revision
 goes into SEALED as well, as it is stored: [moment, revision, [[key, base64 or null], ...]].
+
+All keyspaces are watched at once: the store's, and of the campaigns the one that carries the
+duties. What merely remembers requests, and signs of life, is left out.
 """
 
 import asyncio
@@ -13,12 +16,16 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
-from cluster.engine.etcd import EtcdEngine
-from cluster.engine.seam import Change, WatchBatch
+from cluster.duties import ALIVE_PREFIX
+from cluster.engine.etcd_channel import EtcdChannel
+from cluster.engine.etcd_watch import watch
+from cluster.engine.seam import REQUEST_ID_SIZE, Change, WatchBatch
+from cluster.membership import MEMBERSHIP_DUTY
 from cluster.protocol.errors import ClusterError, Compacted
-from cluster.system import SystemClock, SystemEntropy
+
+OTHER_CAMPAIGNS: Final = (ALIVE_PREFIX.encode(), MEMBERSHIP_DUTY.encode())
 
 
 class Sealed:
@@ -40,21 +47,30 @@ class Sealed:
 
 async def follow(name: str, socket: Path, output: TextIO, sealed: Sealed) -> None:
     """Write down every batch of one manager's engine, for ever."""
-    engine = await EtcdEngine.connect(socket, SystemClock(), SystemEntropy())
+    channel = EtcdChannel(socket)
     segment, revision = 0, 1
     while True:
         try:
-            async for batch in engine.watch(b"", revision):
+            async for whole in watch(channel, b"", revision):
+                revision = max(revision, whole.revision + 1)
+                batch = WatchBatch(whole.revision, tuple(filter(_is_told, whole.changes)))
+                if not batch.changes:
+                    continue
                 changes = [[one.entry.key.hex(), _digest(one)] for one in batch.changes]
                 line = [time.monotonic(), name, segment, batch.revision, changes]
                 output.write(json.dumps(line) + "\n")
                 output.flush()
                 sealed.take(batch)
-                revision = max(revision, batch.revision + 1)
         except Compacted as error:
             segment, revision = segment + 1, error.revision + 1
         except ClusterError:
             await asyncio.sleep(0.5)
+
+
+def _is_told(change: Change) -> bool:
+    """Return whether a change is one of a record, a link, or the duty."""
+    key = change.entry.key
+    return len(key) != REQUEST_ID_SIZE and not key.startswith(OTHER_CAMPAIGNS)
 
 
 def _digest(change: Change) -> str:
