@@ -25,6 +25,7 @@ KEY_SIZE = 32
 NONCE_SIZE = 12
 TAG_SIZE = 16
 SALT_SIZE = 32
+_HEAD = SALT_SIZE + NONCE_SIZE
 SALTED_OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE
 """Bytes that `seal_salted` adds to a plaintext."""
 
@@ -102,18 +103,20 @@ def seal_salted(
     The key is HKDF(key, salt, info) with a fresh salt, so a nonce repeats under one key only if 32
     random bytes do.
     """
-    drawn = entropy.token(SALT_SIZE + NONCE_SIZE)
+    drawn = entropy.token(_HEAD)
     salt, nonce = drawn[:SALT_SIZE], drawn[SALT_SIZE:]
-    return drawn + seal(derive(key, salt, info), nonce, plaintext, associated)
+    return drawn + _salted(key, salt, info).encrypt(nonce, plaintext, associated)
 
 
 def open_salted(key: SecretBytes, info: bytes, sealed: bytes, associated: bytes) -> bytes:
     """Return the plaintext of `seal_salted`, or raise OpenFailed."""
     if len(sealed) < SALTED_OVERHEAD:
         raise OpenFailed
-    salt, nonce = sealed[:SALT_SIZE], sealed[SALT_SIZE : SALT_SIZE + NONCE_SIZE]
-    ciphertext = sealed[SALT_SIZE + NONCE_SIZE :]
-    return open_(derive(key, salt, info), nonce, ciphertext, associated)
+    salt, nonce, ciphertext = sealed[:SALT_SIZE], sealed[SALT_SIZE:_HEAD], sealed[_HEAD:]
+    try:
+        return _salted(key, salt, info).decrypt(nonce, ciphertext, associated)
+    except InvalidTag:
+        raise OpenFailed from None
 
 
 def hpke_keypair() -> HpkeKeyPair:
@@ -151,6 +154,10 @@ def hpke_open(private_key: SecretBytes, purpose: str, context: bytes, sealed: by
 
 def _hpke_info(purpose: str, context: bytes) -> bytes:
     return frame(b"strongroom hpke 1", purpose.encode(), context)
+
+
+def _salted(key: SecretBytes, salt: bytes, info: bytes) -> AESGCM:
+    return AESGCM(derive(key, salt, info).reveal())
 
 
 def _cipher(key: SecretBytes, nonce: bytes) -> AESGCM:

@@ -64,14 +64,14 @@ class History:
         seal = sha256(sealed).digest()[:16]
         if recreated:
             self.remove(key)
-        past = self._present.get(key)
-        wrong = None
+        past, wrong = self._present.get(key), None
         if past is not None:
             wrong = _following(past, generation, seal)
         elif (past := self._removed.get(key)) is not None:
             wrong = _returning(kind, past, generation, seal)
+            if wrong is None:
+                del self._removed[key]
         if wrong is None:
-            self._removed.pop(key, None)
             self._present[key] = _next(kind, past, generation, seal)
         return wrong
 

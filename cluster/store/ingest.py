@@ -66,6 +66,8 @@ class Ingest:
         # The index key does not change, so neither do the prefixes.
         self._prefixes = {kind: keyring.kind_prefix(kind.value) for kind in Kind}
         self._kinds = {prefix: kind for kind, prefix in self._prefixes.items()}
+        # An enumeration's `value` is slow to look up.
+        self._names = {kind: kind.value for kind in Kind}
         self._known: dict[bytes, tuple[Kind, str, int]] = {}
         """Engine key -> kind, id ("" for a secret value) and mod_revision of all in the view."""
 
@@ -141,11 +143,10 @@ class Ingest:
         staged: list[_Staged] = []
         listed: set[bytes] = set()
         for kind in Kind:
-            async for entry in self._list(self._prefixes[kind], revision):
-                listed.add(entry.key)
-                opened = self._open(entry)
-                if opened is not None:
-                    staged.append(opened)
+            async for entries in self._pages(self._prefixes[kind], revision):
+                listed.update(entry.key for entry in entries)
+                opened = (self._open(entry) for entry in entries)
+                staged += [one for one in opened if one is not None]
         # From here to the end without an await: nobody sees half of a listing.
         changes = [self._remove(key) for key in self._known.keys() - listed]
         changes += [self._take(one) for one in staged]
@@ -157,22 +158,22 @@ class Ingest:
         gc.disable()
         try:
             for kind in Kind:
-                async for entry in self._list(self._prefixes[kind], revision):
-                    opened = self._open(entry)
-                    if opened is not None:
-                        self._take(opened)
+                async for entries in self._pages(self._prefixes[kind], revision):
+                    for entry in entries:
+                        opened = self._open(entry)
+                        if opened is not None:
+                            self._take(opened)
         finally:
             gc.enable()
         if len(self._known) >= MANY:
             gc.freeze()
         self._view.reached(revision, ())
 
-    async def _list(self, prefix: bytes, revision: int) -> AsyncIterator[Entry]:
+    async def _pages(self, prefix: bytes, revision: int) -> AsyncIterator[tuple[Entry, ...]]:
         after = None
         while True:
             page = await self._engine.list_page(prefix, after=after, at_revision=revision)
-            for entry in page.entries:
-                yield entry
+            yield page.entries
             if not page.more:
                 return
             after = page.entries[-1].key
@@ -201,18 +202,18 @@ class Ingest:
         return None
 
     def _open_kind(self, kind: Kind, entry: Entry) -> _Staged:
+        key, sealed = entry.key, entry.value
         if kind is Kind.SECRET_VALUE:
-            header = peek(entry.value)
+            header = peek(sealed)
             return _Staged(kind, entry, header.generation, header.epoch, None)
-        own = self._own.plaintext(entry.key, entry.value)
+        own = self._own.plaintext(key, sealed)
         if own is not None:
-            header = peek(entry.value)
+            header = peek(sealed)
             return _Staged(kind, entry, header.generation, header.epoch, decode(kind, own))
-        opened = open_record(
-            self._cell.keyring, kind=kind.value, engine_key=entry.key, sealed=entry.value
-        )
+        keyring, name = self._cell.keyring, self._names[kind]
+        opened = open_record(keyring, kind=name, engine_key=key, sealed=sealed)
         record = decode(kind, opened.plaintext)
-        if self._cell.keyring.engine_key(kind.value, record.id) != entry.key:
+        if keyring.engine_key(name, record.id) != key:
             raise IntegrityError("a record lies under the key of another")
         return _Staged(kind, entry, opened.generation, opened.epoch, record)
 

@@ -102,13 +102,13 @@ async def test_only_what_others_wrote_is_opened(
     """The port to the cipher counts; everything behind it is real."""
     other = await lab.open("m2")
     opened: list[bytes] = []
-    open_ = aead.open_
+    open_salted = aead.open_salted
 
     def counting(*arguments: bytes) -> bytes:
         opened.append(arguments[-1])
-        return open_(*arguments)  # type: ignore[arg-type]  # as they came
+        return open_salted(*arguments)  # type: ignore[arg-type]  # as they came
 
-    monkeypatch.setattr(aead, "open_", counting)
+    monkeypatch.setattr(aead, "open_salted", counting)
     revision = await store.commit(Write((Create(node("n1")),)))
     await other.view.wait_for(revision, 30.0)
     key = lab.key(node("n1").kind, "n1")
