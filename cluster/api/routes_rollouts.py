@@ -15,8 +15,8 @@ from cluster.store.view import ViewChange
 
 WAIT_LIMIT_S = 30.0
 """A long poll ends after this; the caller asks again."""
-REST_PER_TASK_S: Final = 2e-5
-"""Of a task, between two looks of a long poll."""
+REST_PER_TASK_S: Final = 1e-4
+"""Of a task, between two looks of a long poll: some six times what a look takes."""
 
 
 def routes(edge: Edge, rollouts: RolloutStatus, actions: RolloutActions) -> APIRouter:

@@ -45,8 +45,8 @@ DEBOUNCE_S: Final = 0.01
 DEBOUNCE_PER_TARGET_S: Final = 0.0001
 """A rollout is written whole: the more tasks it has, the more reports go into one write."""
 REST_PER_PLACING: Final = 4.0
-"""Placement looks at everything: it takes a fifth of a manager's time at most, however large that
-is."""
+"""Placement looks at everything, a rollout at all of its tasks: they take a fifth of a manager's
+time at most, however much that is."""
 BACK_OFF_S: Final = 0.2
 LOOK_AGAIN_S: Final = 15.0
 BEAT: Final = timedelta(minutes=5)
@@ -146,13 +146,14 @@ class PlacementDuty:
             self._place_due = True
         rest_s = DEBOUNCE_S + self._rollouts.open_targets * DEBOUNCE_PER_TARGET_S
         await asyncio.sleep(rest_s + self._rest_s())
-        self._placing_s = 0.0
+        self._placing_s = self._rollouts.judging_s = 0.0
         self._changed.clear()
 
     def _rest_s(self) -> float:
-        """Return how long to rest after the last placing: a process that was stopped meanwhile, or
-        a machine that slept, took no work's time."""
-        return min(self._placing_s * REST_PER_PLACING, LOOK_AGAIN_S)
+        """Return how long to rest after the last look at everything: a process that was stopped
+        meanwhile, or a machine that slept, took no work's time."""
+        looked_s = self._placing_s + self._rollouts.judging_s
+        return min(looked_s * REST_PER_PLACING, LOOK_AGAIN_S)
 
     def _notice(self, change: ViewChange) -> None:
         kinds = {changed.kind for changed in change.changed}

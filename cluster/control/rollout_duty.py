@@ -55,6 +55,8 @@ class RolloutDuty:
     is_due: bool = True
     open_targets: int = 0
     """Of all open rollouts."""
+    judging_s: float = 0.0
+    """How long the last judgement took, until somebody rests for it."""
     _look_at_s: float | None = None
     """By the clock that never jumps."""
     _times: OwnTimes = field(init=False)
@@ -90,6 +92,7 @@ class RolloutDuty:
         self._look_at_s = None
         if not open_ones:
             return
+        started_s = self.clock.monotonic_s()
         facts = facts_of(view, settled())
         after: list[tuple[Stored[RolloutRecord], RolloutRecord]] = []
         for stored in open_ones:
@@ -98,6 +101,7 @@ class RolloutDuty:
             after.append((stored, rollout))
             if (due := due_s(rollout, now_s)) is not None:
                 self._look_by(monotonic_s + due - now_s)
+        self.judging_s = self.clock.monotonic_s() - started_s
         try:
             await self._write(view, after, self.clock.now().timestamp())
         except BaseException:

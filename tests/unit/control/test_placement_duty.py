@@ -16,6 +16,7 @@ from cluster.protocol.ids import ManagerId
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import CLUSTER_ID, Availability, NodeState
 from cluster.store.steps import Write
+from tests.support.clock import ManualClock
 from tests.support.stores import StoreLab
 from tests.unit.control.lab import ControlLab, drafted
 
@@ -130,6 +131,31 @@ async def test_rest_after_a_long_placing_is_no_longer_than_the_next_look(
     )
     await duty.round()
     assert duty._rest_s() == rest_s
+
+
+class TickingClock(ManualClock):
+    """Every look at it takes a second."""
+
+    def monotonic_s(self) -> float:
+        """Return the time that never jumps back."""
+        self.advance(1.0)
+        return super().monotonic_s()
+
+
+async def test_rest_counts_what_judging_rollouts_took(lab: ControlLab) -> None:
+    identity = SpiffeId("lab.example", Kind.MANAGER, "m1")
+    principal = Principal(identity, str(identity), Role.MANAGER)
+    duty = PlacementDuty(
+        lab.store, TickingClock(), principal, lambda write: write, lambda: lab.alive
+    )
+    await lab.settle(duty)
+    assert duty._rollouts.judging_s == 0.0
+    await lab.secret("db", b"x")
+    await lab.join("n1")
+    await lab.service("web", "db")
+    await lab.settle(duty)
+    assert duty._rollouts.judging_s > 0.0
+    assert duty._rest_s() == REST_PER_PLACING * (duty._placing_s + duty._rollouts.judging_s)
 
 
 async def test_silence_of_the_cluster_is_recorded_as_an_outage(lab: ControlLab) -> None:
