@@ -52,6 +52,8 @@ class Metrics:
             buckets=_REQUEST_S,
             registry=self._registry,
         )
+        # Looking a child up by its labels costs more than counting; templates and statuses are few.
+        self._answered: dict[tuple[str, str, str, int], tuple[Counter, Histogram]] = {}
         self._refused = Counter(
             "strongroom_refused",
             "Connections and requests turned away before any work, by reason.",
@@ -93,8 +95,15 @@ class Metrics:
     def request(self, listener: str, method: str, route: str, status: int, took_s: float) -> None:
         """Count an answered request; `route` is a template, or empty where no route matched."""
         known = method if method in METHODS and route else "other"
-        self._requests.labels(listener, known, route, str(status)).inc()
-        self._request_s.labels(listener, known, route).observe(took_s)
+        key = (listener, known, route, status)
+        counted = self._answered.get(key)
+        if counted is None:
+            counted = self._answered[key] = (
+                self._requests.labels(listener, known, route, str(status)),
+                self._request_s.labels(listener, known, route),
+            )
+        counted[0].inc()
+        counted[1].observe(took_s)
 
     def refusing(self, listener: str, reasons: Iterable[str]) -> Callable[[str], None]:
         """Return what counts for one listener; each of `reasons` is there from the start, at 0."""

@@ -31,6 +31,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     count_refused: CountRefused = staticmethod(uncounted)
     """uvicorn makes the instances itself, so what counts travels on the class."""
     _awaited: asyncio.TimerHandle | None = None
+    _timeout_s: float | None = None
+    """Of what is waited for now; most requests come whole, and need no timer."""
+    _moved_on = False
+    """Something else is waited for than `_awaited` tells."""
     _in_head = True
     _whole = False
     _received = 0
@@ -40,10 +44,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Give the first request its time."""
         super().connection_made(transport)
         self._await(HEAD_TIMEOUT_S)
+        self._set_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
         self._await(None)
+        self._set_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -56,6 +62,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         limit = HEAD_BYTES if self._in_head else MESSAGE_BYTES
         if not self._whole and self._received > limit:
             self._give_up(Refused.LARGE)
+        if self._moved_on:
+            self._set_timer()
 
     def on_message_begin(self) -> None:
         """Start counting for a request."""
@@ -80,13 +88,15 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._await(HEAD_TIMEOUT_S)
 
     def _await(self, timeout_s: float | None) -> None:
+        self._timeout_s, self._moved_on = timeout_s, True
+
+    def _set_timer(self) -> None:
+        self._moved_on = False
         if self._awaited is not None:
             self._awaited.cancel()
-        self._awaited = (
-            None
-            if timeout_s is None
-            else self.loop.call_later(timeout_s, self._give_up, Refused.SLOW)
-        )
+            self._awaited = None
+        if self._timeout_s is not None:
+            self._awaited = self.loop.call_later(self._timeout_s, self._give_up, Refused.SLOW)
 
     def _give_up(self, why: Refused) -> None:
         if self.transport.is_closing():

@@ -82,6 +82,7 @@ class Limits:
     """Path -> the largest body it takes."""
     count_refused: CountRefused = uncounted
     _running: Counter[str] = field(default_factory=Counter)
+    _together: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
@@ -104,10 +105,12 @@ class Limits:
             await _refusal(error)(scope, receive, send)
             return
         self._running[key] += 1
+        self._together += 1
         body = _Counted(receive, send, limit, self.count_refused)
         try:
             await self.app(scope, body.receive, body.send)
         finally:
+            self._together -= 1
             self._running[key] -= 1
             if not self._running[key]:
                 del self._running[key]
@@ -121,7 +124,7 @@ class Limits:
 
     def _is_full(self, key: str) -> bool:
         return (
-            self._running.total() >= self.concurrency or self._running[key] >= self.concurrency // 2
+            self._together >= self.concurrency or self._running.get(key, 0) >= self.concurrency // 2
         )
 
 

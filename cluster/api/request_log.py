@@ -25,6 +25,7 @@ HTTP_ERROR: Final = 400
 REQUEST_ID_HEADER: Final = "strongroom-request-id"
 REQUEST_ID: Final = "strongroom.request_id"
 """Where a request keeps its id."""
+_HEADER: Final = REQUEST_ID_HEADER.encode()
 
 
 @dataclass(slots=True)
@@ -53,14 +54,15 @@ class RequestLog:
                 status = message["status"]
                 message["headers"] = [
                     *message.get("headers", ()),
-                    (REQUEST_ID_HEADER.encode(), request_id.encode()),
+                    (_HEADER, request_id.encode()),
                 ]
             await send(message)
 
+        bound = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
-            with structlog.contextvars.bound_contextvars(request_id=request_id):
-                await self.app(scope, receive, noting)
+            await self.app(scope, receive, noting)
         finally:
+            structlog.contextvars.reset_contextvars(**bound)
             took_s = self.clock.monotonic_s() - started_s
             self.metrics.request(self.listener, scope["method"], _route(scope), status, took_s)
             if scope["method"] != "GET" or status >= HTTP_ERROR:
@@ -84,7 +86,7 @@ class RequestLog:
 def sent_request_id(scope: Scope) -> str:
     """Return the request id that a caller drew, or "" where there is none that is one."""
     for name, value in scope["headers"]:
-        if name == REQUEST_ID_HEADER.encode():
+        if name == _HEADER:
             text = value.decode("latin-1")
             return text if is_id(text) else ""
     return ""

@@ -1,0 +1,61 @@
+"""The log: one line of JSON per event, whatever is in it, and nothing that a type hides."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from cluster.protocol.secret_bytes import SecretBytes
+
+ROOT = Path(__file__).parents[2]
+WRITING = """
+import structlog
+from cluster.logs import configure_logs
+from tests.unit.test_logs import LOGGED
+configure_logs("json")
+for name, value in LOGGED.items():
+    structlog.get_logger().info("test.event", name=name, value=value)
+"""
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+@dataclass
+class Hiding:
+    """A value that shows less than it holds."""
+
+    shown: int = 1
+    hidden: str = field(default="canary-77b0", repr=False)
+
+
+LOGGED = {
+    "text": 'a\u00e9\n"b',
+    "numbers": 1.5,
+    "nothing": None,
+    "large": 1 << 70,
+    "no text": "\udcff",
+    "list": [1, "two"],
+    "enumeration": Colour.RED,
+    "bytes": b"raw",
+    "hiding": Hiding(),
+    "secret": SecretBytes(b"canary-77b0"),
+}  # fmt: skip
+TOLD = {
+    **LOGGED, "bytes": repr(b"raw"), "hiding": "Hiding(shown=1)",
+    "secret": "SecretBytes(<redacted>)",
+}  # fmt: skip
+
+
+def test_every_event_is_a_line_of_json_and_tells_nothing_that_a_type_hides() -> None:
+    written = subprocess.run(
+        [sys.executable, "-c", WRITING], capture_output=True, check=True, timeout=60, cwd=ROOT
+    ).stderr
+    events = [json.loads(line) for line in written.splitlines()]
+    assert {event["name"]: event["value"] for event in events} == TOLD
+    assert {(event["event"], event["level"]) for event in events} == {("test.event", "info")}
+    assert all(event["timestamp"].endswith("Z") for event in events)
+    assert b"canary-77b0" not in written
