@@ -134,11 +134,11 @@ async def test_rest_after_a_long_placing_is_no_longer_than_the_next_look(
 
 
 class TickingClock(ManualClock):
-    """Every look at it takes a second."""
+    """Every look at it takes an eighth of a second."""
 
     def monotonic_s(self) -> float:
         """Return the time that never jumps back."""
-        self.advance(1.0)
+        self.advance(0.125)
         return super().monotonic_s()
 
 
