@@ -6,7 +6,9 @@ Clients reach it by a unix socket in a directory of mode 0700, so there are no c
 peers need a certificate of the engine CA with the name `PEER_NAME`.
 
 Exit 0 without our signal means that the member was removed from its cluster: it is not started
-again. Sources: etcd 3.4 configuration flags, ADR 0002.
+again. Nor is one whose log is gone, alone or with its disk, until it is there again: etcd would
+begin anew under the same name, having forgotten what it acknowledged and whom it voted for.
+Sources: etcd 3.4 configuration flags, ADR 0002.
 """
 
 import asyncio
@@ -37,6 +39,7 @@ STOP_PATIENCE_S = 5.0
 VERSION_PATIENCE_S = 10.0
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 10.0
+LOG_LOOK_S = 1.0
 LOG_BYTES = 16 << 20
 ENVIRONMENT = {"GOGC": "50", "GOMEMLIMIT": "120MiB"}
 
@@ -178,6 +181,7 @@ class EtcdMember:
         self._child: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
+        self._had_log = False
 
     @property
     def pid(self) -> int | None:
@@ -190,6 +194,7 @@ class EtcdMember:
         if threading.current_thread() is not threading.main_thread():
             raise InvariantViolation("a member started by another thread dies with that thread")
         self._prepare_directories()
+        self._had_log = await asyncio.to_thread(self._has_log)
         command = command_line(self.settings, initial_cluster, state)
         self._child = await self._spawn(command)
         self._supervisor = asyncio.create_task(self._supervise(command), name="etcd-supervisor")
@@ -231,7 +236,7 @@ class EtcdMember:
         loop = asyncio.get_running_loop()
         while self._child is not None:
             started = loop.time()
-            status = await self._child.wait()
+            status = await self._ended(self._child)
             if self._stopping:
                 return
             if status == 0:
@@ -243,7 +248,33 @@ class EtcdMember:
             log.error("engine.member_ended", name=self.settings.name, status=status)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
+            await self._until_log_is_there()
             self._child = await self._spawn(command)
+
+    async def _ended(self, child: asyncio.subprocess.Process) -> int:
+        """Return a child's exit status; note before that it has a log by now."""
+        while not self._had_log:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOG_LOOK_S):
+                    return await child.wait()
+            self._had_log = await asyncio.to_thread(self._has_log)
+        return await child.wait()
+
+    async def _until_log_is_there(self) -> None:
+        """Return at once but for a member that had a log and has none now."""
+        told = False
+        while self._had_log and not await asyncio.to_thread(self._has_log):
+            if not told:
+                log.error("engine.member_log_gone", data_dir=str(self.settings.data_dir))
+            told = True
+            await asyncio.sleep(LOG_LOOK_S)
+
+    def _has_log(self) -> bool:
+        try:
+            names = list((self.settings.data_dir / "member" / "wal").iterdir())
+        except OSError:
+            return False
+        return any(name.suffix == ".wal" for name in names)
 
     async def stop(self) -> None:
         """Stop the member and its supervision: asked first, killed after `STOP_PATIENCE_S`."""

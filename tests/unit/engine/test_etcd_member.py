@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cluster.engine.etcd_launch import ORPHANED
 from cluster.engine.etcd_launch import __file__ as launcher
@@ -151,6 +152,31 @@ async def test_a_crashed_member_is_started_again(member: RunningMember) -> None:
     assert member.member.pid not in {None, crashed}
     assert (await present(member.engine, b"k")).value == b"v"
     assert not member.member.removed.is_set()
+
+
+async def test_a_member_whose_log_is_gone_waits_for_it(member: RunningMember) -> None:
+    """Begun anew under its old name it would have forgotten what it acknowledged; control: as soon
+    as the log is there again, so is everything."""
+    await commit(member.engine, Put(b"k", b"v"))
+    await member.member.stop()
+    member.member = EtcdMember(member.member.settings)
+    await member.member.start(member.initial, "new")
+    await wait_until_serving(member.engine)
+    crashed = member.member.pid
+    assert crashed is not None
+    data_dir = member.member.settings.data_dir
+    with capture_logs() as said:
+        os.kill(crashed, signal.SIGSTOP)
+        data_dir.rename(data_dir.with_name("unmounted"))
+        os.kill(crashed, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while not any(line["event"] == "engine.member_log_gone" for line in said):  # noqa: ASYNC110  # a log
+                await asyncio.sleep(0.05)
+    assert member.member.pid is None
+    assert not data_dir.exists()
+    data_dir.with_name("unmounted").rename(data_dir)
+    assert (await present(member.engine, b"k")).value == b"v"
+    assert member.member.pid not in {None, crashed}
 
 
 async def test_a_stopped_member_stays_down(member: RunningMember) -> None:
