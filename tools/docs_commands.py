@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from agent.cli.exit_codes import FAILED, NOT_FOUND_OR_NOT_PERMITTED, OK, TIMED_OUT, USAGE
-from agent.cli.main import VERBS
+from agent.cli.verbs import VERBS
 from cluster.cli.arguments import Parser, add_connection
 from cluster.cli.main import COMMANDS
 from cluster.cli.output import ExitCode

@@ -1,11 +1,9 @@
 """`strongroom-agent get NAME`: one value, raw, on standard output."""
 
 import argparse
-import os
-import sys
 
-from agent.cli.exit_codes import OK
-from agent.cli.workload import CallFailed, add_socket_argument, ask
+from agent.cli.socket_flag import add_socket_argument
+from agent.cli.workload import print_value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,15 +15,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the value's bytes as they are; nothing is added unless asked for."""
-    try:
-        value = ask(arguments.socket, "get", arguments.name)
-    except CallFailed as failure:
-        return failure.exit_code
-    _write_all(sys.stdout.fileno(), value + b"\n" * arguments.newline)
-    return OK
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    return print_value(arguments.socket, arguments.name, b"\n" * arguments.newline)

@@ -5,7 +5,8 @@ import json
 import sys
 
 from agent.cli.exit_codes import OK
-from agent.cli.workload import CallFailed, add_socket_argument, ask
+from agent.cli.socket_flag import add_socket_argument
+from agent.cli.workload import CallFailed, ask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,71 +1,36 @@
-"""The entry point of `strongroom-agent`: verbs, flags and exit codes.
+"""The entry point of `strongroom-agent`: from words to an exit code.
 
-Imports the module of the one verb that runs, and nothing else: `get` starts with an application.
-A verb's module offers `add_arguments(parser)` and `run(arguments) -> exit code`. `get`, `ls`,
-`exec` and `doctor` need the standard library alone, so they run from a zipapp under any Python.
+Owns the short way of `get NAME`, which an application waits for: without argparse, whose import
+takes longer than the call. Everything else, and every error, is for `agent.cli.verbs`.
 """
 
-import argparse
-import importlib
+import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
 
-from agent.cli.exit_codes import FAILED, fail
-
-VERBS = {
-    "run": ("agent.cli.run", "run the agent"),
-    "join": ("agent.cli.join", "join this node to a cluster"),
-    "get": ("agent.cli.get", "print one of this service's secrets"),
-    "ls": ("agent.cli.ls", "list this service's secrets"),
-    "exec": ("agent.cli.exec", "run a program as a service, isolated"),
-    "spiffe": ("agent.cli.spiffe", "serve the SPIFFE Workload API for one service"),
-    "doctor": ("agent.cli.doctor", "check what this node can protect"),
-}
-_DESCRIPTION = "Delivers a cluster's secrets to the services on this node, in memory only."
-
-
-class Verb(Protocol):
-    """What the module of a verb offers."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the verb's flags and arguments."""
-        ...
-
-    def run(self, arguments: argparse.Namespace) -> int:
-        """Do it, and return the exit code."""
-        ...
+from agent.cli.workload import DEFAULT_SOCKET, print_value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 failed, 2 usage, or the verb's own."""
     words = list(sys.argv[1:] if argv is None else argv)
-    chosen = words[0] if words and words[0] in VERBS else None
-    parser = argparse.ArgumentParser(
-        prog="strongroom-agent", description=_DESCRIPTION, allow_abbrev=False
-    )
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-    verb: Verb | None = None
-    for name, (module, summary) in VERBS.items():
-        subparser = verbs.add_parser(
-            name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False
-        )
-        if name == chosen:
-            verb = _load(module)
-            verb.add_arguments(subparser)
-    arguments = parser.parse_args(words)
-    if verb is None:
-        return FAILED
-    return verb.run(arguments)
+    match words:
+        case ["get", name] if _is_no_flag(name):
+            code = print_value(DEFAULT_SOCKET, name)
+        case ["get", name, "--socket", socket] if _is_no_flag(name) and _is_no_flag(socket):
+            code = print_value(socket, name)
+        case _:
+            from agent.cli.verbs import dispatch
+
+            return dispatch(words)
+    if argv is None:
+        # All is written, and nothing is open: the interpreter has only itself to take down.
+        os._exit(code)
+    return code
 
 
-def _load(module: str) -> Verb:
-    try:
-        return cast("Verb", importlib.import_module(module))
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        sys.exit(fail("this build has no such command; install the package `strongroom`"))
+def _is_no_flag(word: str) -> bool:
+    return not word.startswith("-")
 
 
 if __name__ == "__main__":

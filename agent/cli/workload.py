@@ -1,12 +1,15 @@
-"""What `get` and `ls` share: the service's socket and the words for its failures."""
+"""What `get` and `ls` share: the service's socket and the words for its failures.
 
-import argparse
-from pathlib import Path
+Loads neither argparse nor pathlib: `print_value` is what an application waits for.
+"""
 
-from agent.cli.exit_codes import NOT_FOUND_OR_NOT_PERMITTED, code_of, fail
+import os
+import sys
+
+from agent.cli.exit_codes import NOT_FOUND_OR_NOT_PERMITTED, OK, code_of, fail
 from agent.local_call import Refused, call
 
-DEFAULT_SOCKET = Path("/run/strongroom/workload.sock")
+DEFAULT_SOCKET = "/run/strongroom/workload.sock"
 
 
 class CallFailed(Exception):  # noqa: N818  # told to the user already; carries the exit code only
@@ -17,18 +20,7 @@ class CallFailed(Exception):  # noqa: N818  # told to the user already; carries 
         self.exit_code = exit_code
 
 
-def add_socket_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare --socket. It is a flag only: an environment is inherited further than one means."""
-    parser.add_argument(
-        "--socket",
-        type=Path,
-        default=DEFAULT_SOCKET,
-        metavar="PATH",
-        help="the service's workload socket (default: %(default)s)",
-    )
-
-
-def ask(socket: Path, operation: str, name: str | None = None) -> bytes:
+def ask(socket: str, operation: str, name: str | None = None) -> bytes:
     """Return the agent's answer; on failure say why and raise CallFailed."""
     try:
         return call(socket, operation, name)
@@ -44,3 +36,15 @@ def ask(socket: Path, operation: str, name: str | None = None) -> bytes:
     except (OSError, ValueError) as error:
         code = fail(str(error))
     raise CallFailed(code)
+
+
+def print_value(socket: str, name: str, end: bytes = b"") -> int:
+    """Write a value's bytes as they are to standard output, then `end`; return the exit code."""
+    try:
+        rest = memoryview(ask(socket, "get", name) + end)
+    except CallFailed as failure:
+        return failure.exit_code
+    output = sys.stdout.fileno()
+    while rest:
+        rest = rest[os.write(output, rest) :]
+    return OK

@@ -54,7 +54,7 @@ def agent_archive(stage: Stage) -> Path:
     """Return the agent's program as a service finds it."""
     archive = stage.cluster.base / "strongroom-agent.pyz"
     zipapp.build(archive)
-    archive.chmod(0o644)
+    archive.chmod(0o755)
     return archive
 
 
@@ -66,7 +66,7 @@ def listed(shell: CommandLine) -> None:
 def get(archive: Path, socket: Path) -> None:
     """Get a secret as the service does."""
     done = subprocess.run(
-        [PYTHON, "-I", str(archive), "get", SECRET, "--socket", str(socket)],
+        [str(archive), "get", SECRET, "--socket", str(socket)],
         user=UID, group=UID, extra_groups=(), cwd="/", capture_output=True, check=True,
     )  # fmt: skip
     assert len(done.stdout) == VALUE_BYTES

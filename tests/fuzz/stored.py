@@ -13,7 +13,7 @@ import msgspec
 
 import agent.config
 import cluster.config
-from agent.cli import main as agent_command
+from agent.cli import verbs as agent_command
 from agent.identity import AgentIdentity, DataDirectory
 from agent.mounts import ServiceMount
 from agent.service_set import read_manifest

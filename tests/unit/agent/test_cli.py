@@ -3,12 +3,15 @@
 import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from agent.cli import zipapp
-from agent.cli.main import VERBS, main
+from agent.cli.main import main
+from agent.cli.verbs import VERBS
 from tests.support.mounts import (
     MEMORY_ONLY,
     mount_filesystem,
@@ -49,6 +52,24 @@ async def test_get_and_ls_run_inside_a_service(node: Node, archive: Path) -> Non
     assert done.stdout == "db\n"
     done = await node.run_exec("red", PYTHON, "-I", str(archive), "ls", "--format", "json")
     assert json.loads(done.stdout) == [{"name": "db", "target": "db"}]
+
+
+async def test_the_archive_starts_itself_from_bytecode(node: Node, archive: Path) -> None:
+    """It names its own Python; bytecode that is not that Python's is passed over for the source."""
+    archive.chmod(0o755)
+    done = await node.run_exec("red", str(archive), "get", "db")
+    assert (done.code, done.stdout, done.stderr) == (0, "red-value", "")
+    with ZipFile(archive) as files:
+        names = [name for name in files.namelist() if not name.endswith("/")]
+        contents = {name: files.read(name) for name in names}
+    sources = {name for name in contents if name.endswith(".py")}
+    assert {f"{name}c" for name in sources} == contents.keys() - sources
+    for spoilt, expected in (("main.pyc", "red-value"), ("main.py", "red-value"), ("main.py*", "")):
+        with ZipFile(archive, "w") as files:
+            for name, content in contents.items():
+                files.writestr(name, content[::-1] if fnmatch(name, f"*/{spoilt}") else content)
+        done = await node.run_exec("red", PYTHON, "-IS", str(archive), "get", "db")
+        assert done.stdout == expected, (spoilt, done)
 
 
 async def test_get_of_what_is_not_ours_exits_3(node: Node, archive: Path) -> None:
