@@ -74,10 +74,19 @@ def as_table(rows: Sequence[Row]) -> str:
     """Return the rows as Markdown."""
     lines = [
         f"| {row.name} | {row.value:g} | {row.low:g} | {row.high:g} | {row.unit} | {row.n} "
-        f"| {row.load:g} | {row.target} | {_MET[row.met]} | {row.note} |"
+        f"| {row.load:g} | {row.target} | {_MET[row.met]} | {_told(row)} |"
         for row in rows
     ]
     return "\n".join([_HEADING, _RULE, *lines])
+
+
+def _told(row: Row) -> str:
+    """Return the note, and by how much the target is missed."""
+    target = target_of(row.name)
+    if target is None or row.met is not False:
+        return row.note
+    missed = f"missed {target.missed_by(row.value):.2g} times over"
+    return f"{missed}; {row.note}" if row.note else missed
 
 
 def save(rows: Sequence[Row], path: Path) -> None:

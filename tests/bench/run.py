@@ -16,15 +16,19 @@ from tests.bench.deliveries import deliveries
 from tests.bench.elections import elections
 from tests.bench.envelopes import envelopes
 from tests.bench.fleets import by_agents, fleet
+from tests.bench.floors import as_table as distances_table
+from tests.bench.floors import distances, floors
 from tests.bench.growth import by_secrets, by_services
+from tests.bench.maximums import maximums
 from tests.bench.memory import memory
-from tests.bench.published import publish
+from tests.bench.published import publish, publish_floors
 from tests.bench.requests import requests
 from tests.bench.rows import Row, as_table, save
 from tests.bench.stage import FULL, QUICK, Size, Stage, end_in_order, stage
 
 LATEST: Final = Path(__file__).parents[2] / "build" / "bench" / "latest.json"
 TOGETHER: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
+    "floors": floors,
     "commands": commands,
     "deliveries": deliveries,
     "requests": requests,
@@ -35,6 +39,7 @@ TOGETHER: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
 APART: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
     "secrets": by_secrets,
     "services": by_services,
+    "maximums": maximums,
 }
 """Each on three managers of its own, which it fills."""
 ALONE: Final[dict[str, Callable[[Size], Iterable[Row]]]] = {
@@ -79,9 +84,11 @@ def main(arguments: list[str]) -> int:
         rows.append(row)
         save(rows, LATEST)  # a run that is ended leaves what it measured
         sys.stderr.write(f"{row.name}: {row.value:g} {row.unit} ({row.low:g} to {row.high:g})\n")
+    far = distances_table(distances(rows))
     if asked.publish:
         publish("own", rows)
-    sys.stdout.write(as_table(rows) + "\n")
+        publish_floors(far)
+    sys.stdout.write(f"{as_table(rows)}\n\n{far}\n")
     return 0
 
 

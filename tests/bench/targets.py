@@ -24,6 +24,11 @@ class Target:
         """Return whether a value keeps to it."""
         return value <= self.value if self.bound == AT_MOST else value >= self.value
 
+    def missed_by(self, value: float) -> float:
+        """Return how many times as good a value would have to be; 1 or less where it is met."""
+        better, worse = (self.value, value) if self.bound == AT_MOST else (value, self.value)
+        return worse / better if better else float("inf")
+
 
 CREATE_MANY: Final = "create, 64 callers"
 CREATE_MANY_P99: Final = "create, 64 callers, p99"

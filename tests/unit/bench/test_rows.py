@@ -18,6 +18,14 @@ def test_a_row_says_whether_its_target_is_met() -> None:
     assert "| <= 15 | no |" in as_table([Row.of(targets.TO_FILE, "ms", [16.0])])
 
 
+def test_a_missed_target_says_by_how_much() -> None:
+    assert "| no | missed 2 times over |" in as_table([Row.of(targets.TO_FILE, "ms", [30.0])])
+    slow = Row.of(targets.ISSUE, "1/s", [1_000], note="busy")
+    assert "| no | missed 4 times over; busy |" in as_table([slow])
+    assert "| yes |  |" in as_table([Row.of(targets.TO_FILE, "ms", [15.0])])
+    assert "missed inf times over" in as_table([Row.of(targets.ISSUE, "1/s", [0])])
+
+
 def test_what_could_not_run_has_a_row_that_says_why() -> None:
     row = Row.missing("a peer", "no program")
     assert (row.n, row.met) == (0, None)
