@@ -48,8 +48,9 @@ class Issue:
         receipt cannot be written.
         """
         for _ in range(DECISIONS):
+            begun = self.store.moment()
             await self.receipts.ensure(node_id, (self._find(node_id, service, secret),))
-            await self.store.barrier()
+            await self.store.barrier(since=begun)
             found = self._find(node_id, service, secret)
             # A rotation may have come in between: what is assigned now has no receipt yet.
             if not self.receipts.missing(node_id, (found,)):

@@ -14,9 +14,10 @@ from typing import Final
 
 import structlog
 
-from cluster.dispatcher.assignments import assignments_of, difference, versions_of
+from cluster.dispatcher.assignments import Assigned, assignments_of, difference, versions_of
 from cluster.dispatcher.health_notes import HealthNotes
 from cluster.dispatcher.log_calls import LogCalls
+from cluster.dispatcher.manager_addresses import managers_of
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sealed_values import sealed_values
@@ -43,7 +44,6 @@ from cluster.protocol.ids import (
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import (
     HeldSpec,
-    ManagerState,
     ServiceRecord,
     TaskRecord,
     VersionedRecord,
@@ -105,6 +105,8 @@ class SessionParts:
     clock: Clock
     entropy: Entropy
     manager_id: str
+    assigned: Assigned = field(default_factory=Assigned)
+    """What one node's session computed, for the others."""
 
 
 @dataclass(slots=True)
@@ -185,7 +187,7 @@ class AgentSession:
         self._recipient = Recipient.choose(hello.envelope_keys, self.node_id, self.session_id)
         self._held = set(hello.held)
         cluster = self.parts.store.cluster
-        managers = self._managers = _managers_of(self.parts.store.view)
+        managers = self._managers = managers_of(self.parts.store.view)
         await self.link.send(
             wire.Welcome(
                 format=wire.FORMAT,
@@ -300,19 +302,21 @@ class AgentSession:
         for _ in range(DECISIONS):
             self._require_admitted()
             await self._tell_managers()
-            plan = difference(self._sent, self._desired())
+            desired = self._desired()
+            plan = difference(self._sent, desired)
             if not plan and not self._snapshot_due:
                 return
-            assignments = tuple(self._desired().values()) if self._snapshot_due else plan.changed
+            assignments = tuple(desired.values()) if self._snapshot_due else plan.changed
+            begun = self.parts.store.moment()
             await self.parts.receipts.ensure(self.node_id, assignments)
-            number = await self.parts.store.barrier()
+            number = await self.parts.store.barrier(since=begun)
             if await self._send_decided(number):
                 return
         raise Unavailable("the records keep changing; the delivery is tried again")
 
     async def _tell_managers(self) -> None:
         """Tell the agent of managers that came or went: it must know where to go when we die."""
-        managers = _managers_of(self.parts.store.view)
+        managers = managers_of(self.parts.store.view)
         if managers != self._managers:
             self._managers = managers
             await self.link.send(managers)
@@ -354,7 +358,8 @@ class AgentSession:
         return wire.Delta(self._base, revision, changed, removed)
 
     def _desired(self) -> dict[str, wire.ServiceAssignment]:
-        return assignments_of(ViewRecords(self.parts.store.view), self.node_id)
+        records = ViewRecords(self.parts.store.view)
+        return assignments_of(records, self.node_id, self.parts.assigned)
 
     def _seal(self, needed: Iterable[wire.VersionKey]) -> list[wire.Values]:
         def open_value(key: wire.VersionKey) -> SecretBytes:
@@ -363,9 +368,8 @@ class AgentSession:
         return sealed_values(needed, open_value, self._recipient, self.parts.entropy)
 
     def _pair(self, number: int) -> wire.RevisionPair:
-        revision: Revision = self.parts.store.revision(number)
-        incarnation: Incarnation = revision.incarnation
-        return wire.RevisionPair(incarnation.counter, incarnation.unique, revision.number)
+        incarnation = self.parts.store.incarnation
+        return wire.RevisionPair(incarnation.counter, incarnation.unique, number)
 
     def _require_admitted(self) -> None:
         if not self._is_admitted():
@@ -389,12 +393,3 @@ class AgentSession:
 
 def _revision(pair: wire.RevisionPair) -> Revision:
     return Revision(Incarnation(pair.counter, pair.unique), pair.number)
-
-
-def _managers_of(view: View) -> wire.Managers:
-    records = [stored.record for stored in view.managers.values()]
-    active = sorted((m for m in records if m.state is ManagerState.ACTIVE), key=lambda m: m.id)
-    return wire.Managers(
-        tuple(manager.api_address for manager in active),
-        tuple(manager.join_address for manager in active),
-    )

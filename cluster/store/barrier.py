@@ -2,35 +2,108 @@
 manager's view.
 
 Callers that arrive while a round runs share the next one: a round that had begun before they asked
-proves nothing to them.
+proves nothing to them. A transaction of this manager's own that was sent after they asked proves as
+much as a round: the engine orders all transactions, whatever was acknowledged before it was sent is
+behind it in that order, and its revision is above theirs. So whoever has just committed needs no
+round beside it (`moment`).
 """
 
 import asyncio
+from dataclasses import dataclass
 from typing import Final
 
 from cluster.engine.seam import REQUEST_ID_SIZE, Committed, Engine, Put
 from cluster.protocol.errors import NoQuorum, StoreRolledBack, Unavailable
 from cluster.store.view import EVERYTHING, View
-from cluster.system import Entropy
+from cluster.system import Clock, Entropy
 
 BARRIER_S: Final = 10.0
 GRACE_S: Final = 0.05
 """How long the watch is given to bring the revision by itself; it usually takes a millisecond."""
 
 
+FRESH_S: Final = 1.0
+"""How long after its sending a transaction serves as a barrier: a manager that was stopped or met
+an election meanwhile asks the quorum again, so that nothing is decided from what it knew before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A transaction on its way."""
+
+    number: int
+    at_s: float
+    """On the clock that includes sleep."""
+    seen: int
+    """What the view showed when it was sent."""
+
+
+class OwnCommits:
+    """The last of this manager's own transactions that was committed, as a barrier.
+
+    Numbers count sendings: one that is higher than the count was when somebody asked was sent after
+    he asked.
+    """
+
+    def __init__(self, view: View, clock: Clock) -> None:
+        self._view = view
+        self._clock = clock
+        self._sent = 0
+        self._last = Sending(0, 0.0, 0)
+        self._revision = 0
+
+    @property
+    def sent(self) -> int:
+        """How many transactions were sent so far."""
+        return self._sent
+
+    def sending(self) -> Sending:
+        """Note that a transaction is sent now."""
+        self._sent += 1
+        return Sending(self._sent, self._clock.boottime_s(), self._view.revision)
+
+    def committed(self, sending: Sending, revision: int) -> None:
+        """Note a transaction's revision; raise StoreRolledBack if it is not a new one."""
+        if revision <= sending.seen:
+            raise went_back(self._view)
+        if sending.number > self._last.number:
+            self._last, self._revision = sending, revision
+
+    def since(self, moment: int) -> int | None:
+        """Return the revision of a transaction sent after `moment` and within `FRESH_S`."""
+        is_fresh = self._clock.boottime_s() - self._last.at_s < FRESH_S
+        return self._revision if self._last.number > moment and is_fresh else None
+
+
+def went_back(view: View) -> StoreRolledBack:
+    """Report an engine restored from an older copy: its watch would wait for the future in
+    silence."""
+    view.fault(EVERYTHING, "the engine's revision went back")
+    return StoreRolledBack()
+
+
 class Barrier:
     """Rounds of barriers of one manager."""
 
-    def __init__(self, engine: Engine, view: View, tick_key: bytes, entropy: Entropy) -> None:
+    def __init__(
+        self, engine: Engine, view: View, commits: OwnCommits, tick_key: bytes, entropy: Entropy
+    ) -> None:
         self._engine = engine
         self._view = view
+        self._commits = commits
         self._tick_key = tick_key
         self._entropy = entropy
         self._running: asyncio.Task[int] | None = None
         self._next: asyncio.Task[int] | None = None
 
-    async def wait(self) -> int:
-        """Return the revision; raise NoQuorum without a majority, Unavailable if the view lags."""
+    async def wait(self, moment: int | None = None) -> int:
+        """Return the revision; raise NoQuorum without a majority, Unavailable if the view lags.
+
+        `moment`: when the caller began to ask, as `OwnCommits.sent` counts; by default now.
+        """
+        if moment is not None and (proved := self._commits.since(moment)) is not None:
+            await self._view.wait_for(proved, BARRIER_S)
+            return proved
         if self._next is None:
             self._next = asyncio.create_task(self._round(self._running), name="store-barrier")
             self._next.add_done_callback(_retrieve)
@@ -65,9 +138,7 @@ class Barrier:
                 seen = self._view.revision
                 revision = await self._engine.barrier()
                 if revision < seen:
-                    # Restored from an older copy: its watch would wait for the future in silence.
-                    self._view.fault(EVERYTHING, "the engine's revision went back")
-                    raise StoreRolledBack
+                    raise went_back(self._view)
                 await self._show(revision)
         except TimeoutError:
             raise NoQuorum from None

@@ -42,6 +42,7 @@ from cluster.protocol.ids import ManagerId
 from cluster.seal.envelope import seal_record
 from cluster.seal.keyring import Keyring
 from cluster.store.audit_chain import AUDIT_KIND, ChainHead
+from cluster.store.barrier import OwnCommits
 from cluster.store.batch import Pending, distinct, holds, take
 from cluster.store.keyring_cell import KeyringCell
 from cluster.store.records import AuditRecord, encode
@@ -65,6 +66,7 @@ class Batcher:
         self,
         engine: Engine,
         cell: KeyringCell,
+        commits: OwnCommits,
         *,
         manager_id: ManagerId,
         boot: str,
@@ -73,6 +75,7 @@ class Batcher:
     ) -> None:
         self._engine = engine
         self._cell = cell
+        self._commits = commits
         self._clock = clock
         self._entropy = entropy
         self._queue: deque[Pending] = deque()
@@ -137,6 +140,11 @@ class Batcher:
         return self._cell
 
     @property
+    def commits(self) -> OwnCommits:
+        """Where the lanes tell what they sent and what became of it."""
+        return self._commits
+
+    @property
     def clock(self) -> Clock:
         """The clock of audit streams."""
         return self._clock
@@ -181,8 +189,10 @@ class _Lane:
             operation for write in batch for operation in write.operations(keyring, entropy)
         ]
         request_id = entropy.token(REQUEST_ID_SIZE)
+        sending = self._batcher.commits.sending()
         match await self._engine.transact(request_id, compares, operations):
             case Committed(revision):
+                self._batcher.commits.committed(sending, revision)
                 self._committed(batch, record, revision)
             case CompareFailed(()):
                 self._batcher.merge_again(batch)

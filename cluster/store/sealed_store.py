@@ -27,7 +27,7 @@ from cluster.protocol.ids import Incarnation, ManagerId, Revision, SecretId, Ver
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.envelope import open_record
 from cluster.seal.keyring import Keyring
-from cluster.store.barrier import Barrier
+from cluster.store.barrier import Barrier, OwnCommits
 from cluster.store.batch import Pending
 from cluster.store.batcher import Batcher
 from cluster.store.history import History
@@ -94,11 +94,18 @@ class SealedStore:
         self.view = View(self._blind_value, on_fault)
         self._own = OwnWrites()
         self._ingest = Ingest(engine, cell, self.view, self._history, self._own)
+        self._commits = OwnCommits(self.view, clock)
         self._batcher = Batcher(
-            engine, cell, manager_id=manager_id, boot=boot, clock=clock, entropy=entropy
+            engine,
+            cell,
+            self._commits,
+            manager_id=manager_id,
+            boot=boot,
+            clock=clock,
+            entropy=entropy,
         )
         tick_key = cell.keyring.stream_key(f"tick/{manager_id}", 0)
-        self._barrier = Barrier(engine, self.view, tick_key, entropy)
+        self._barrier = Barrier(engine, self.view, self._commits, tick_key, entropy)
         self._turn = asyncio.Lock()
         self._running: asyncio.Task[None] | None = None
 
@@ -186,9 +193,17 @@ class SealedStore:
         """Return the kind whose keyspace an engine key lies in."""
         return self._ingest.kind_of(key)
 
-    async def barrier(self) -> int:
-        """Return a revision behind all writes acknowledged anywhere before; the view shows it."""
-        return await self._barrier.wait()
+    def moment(self) -> int:
+        """Return a mark of now, for `barrier`."""
+        return self._commits.sent
+
+    async def barrier(self, since: int | None = None) -> int:
+        """Return a revision behind all writes acknowledged anywhere before; the view shows it.
+
+        `since`: a `moment` at which the caller began; what was acknowledged before that is enough
+        for him. A commit sent from here since then spares the question.
+        """
+        return await self._barrier.wait(since)
 
     async def catch_up(self, seen: Revision) -> None:
         """Return once the view shows what somebody who saw `seen` has seen.

@@ -38,7 +38,13 @@ MUTANTS: Final = (
     Mutant(
         "issue-without-barrier",
         "a stale read after a partition or pause (etcd 0.4, Consul)",
-        (("cluster/dispatcher/issue.py", "            await self.store.barrier()\n", ""),),
+        (
+            (
+                "cluster/dispatcher/issue.py",
+                "            await self.store.barrier(since=begun)\n",
+                "",
+            ),
+        ),
         "leader-alone,partition-one-way,pause-manager",
     ),
     Mutant(
@@ -47,7 +53,7 @@ MUTANTS: Final = (
         (
             (
                 "cluster/dispatcher/sessions.py",
-                "number = await self.parts.store.barrier()",
+                "number = await self.parts.store.barrier(since=begun)",
                 "number = self.parts.store.view.revision",
             ),
         ),
@@ -62,12 +68,12 @@ MUTANTS: Final = (
                 "cluster/dispatcher/sessions.py",
                 (
                     "            await self.parts.receipts.ensure(self.node_id, assignments)\n"
-                    "            number = await self.parts.store.barrier()\n"
+                    "            number = await self.parts.store.barrier(since=begun)\n"
                     "            if await self._send_decided(number):\n"
                     "                return\n"
                 ),
                 (
-                    "            number = await self.parts.store.barrier()\n"
+                    "            number = await self.parts.store.barrier(since=begun)\n"
                     "            await self._send_decided(number)\n"
                     "            await self.parts.receipts.ensure(self.node_id, assignments)\n"
                     "            return\n"

@@ -132,7 +132,8 @@ class World:
         self.fuse = Fuse()
         engine = await SqliteEngine.open(self.path, ManualClock())
         keyring, root_key = self._keys
-        self._stores = StoreLab(engine, keyring, root_key, self._seed + self.lives)
+        # Not the seed of the founder, whose request ids would come again.
+        self._stores = StoreLab(engine, keyring, root_key, self._seed + 1 + self.lives)
         mortal = cast("Engine", MortalEngine(engine, self.fuse))
         store = await self._stores.open("m1", f"life-{self.lives}", engine=mortal)
         self._lab = DispatchLab(self._stores, store)

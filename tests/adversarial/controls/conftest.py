@@ -21,7 +21,7 @@ async def stores(tmp_path: Path, seed: int) -> AsyncIterator[StoreLab]:
 
 @pytest.fixture
 async def engine(stores: StoreLab) -> WatchedEngine:
-    return WatchedEngine(stores.engine)
+    return WatchedEngine(stores.engine, stores.clock)
 
 
 @pytest.fixture

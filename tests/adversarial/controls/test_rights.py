@@ -145,7 +145,7 @@ async def test_node_is_issued_its_own(lab: DispatchLab, monkeypatch: pytest.Monk
     assert await ask(lab, thief, "blue", "theirs") == (1, b"theirs")
 
 
-async def _granted(*_: object) -> None:
+async def _granted(*_: object, **__: object) -> None:
     return None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -262,7 +263,7 @@ class CutOff(WatchedEngine):
     is_cut_off = True
 
     async def transact(
-        self, request_id: bytes, compares: tuple[Compare, ...], operations: tuple[Operation, ...]
+        self, request_id: bytes, compares: Sequence[Compare], operations: Sequence[Operation]
     ) -> Outcome:
         """Pass on, or not."""
         if self.is_cut_off:

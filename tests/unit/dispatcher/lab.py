@@ -1,7 +1,7 @@
 """Sessions of one manager over a real sealed store; the network alone is a fake."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -10,14 +10,16 @@ from cluster.dispatcher.issue import Issue
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sessions import AgentSession, SessionParts
-from cluster.engine.seam import Engine, WatchBatch
+from cluster.engine.seam import Compare, Engine, Operation, Outcome, WatchBatch
 from cluster.pki.node_envelope import NodeKeys, staged
 from cluster.protocol import wire
 from cluster.protocol.errors import SessionExpired
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.store.barrier import FRESH_S
 from cluster.store.records import ReceiptRecord, receipt_id
 from cluster.store.sealed_store import SealedStore
+from tests.support.clock import ManualClock
 from tests.support.stores import StoreLab
 from tests.unit.control.lab import MANAGER, ControlLab
 
@@ -27,16 +29,29 @@ Hook = Callable[[], Awaitable[None]]
 
 
 class WatchedEngine:
-    """A port to a real engine: a test can act before a barrier, and hold the watch up."""
+    """A port to a real engine: a test can act before a barrier, and hold the watch up.
 
-    def __init__(self, engine: Engine) -> None:
+    With a clock, answers come too late to serve as barriers while a test waits for one.
+    """
+
+    def __init__(self, engine: Engine, clock: ManualClock | None = None) -> None:
         self._engine = engine
+        self._clock = clock
         self.before_barrier: Hook | None = None
         self.flowing = asyncio.Event()
         self.flowing.set()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
+
+    async def transact(
+        self, request_id: bytes, compares: Sequence[Compare], operations: Sequence[Operation]
+    ) -> Outcome:
+        """Pass on, slowly while a test waits for a barrier."""
+        outcome = await self._engine.transact(request_id, compares, operations)
+        if self.before_barrier is not None and self._clock is not None:
+            self._clock.advance(FRESH_S)
+        return outcome
 
     async def barrier(self) -> int:
         """Let the test act, then pass on."""

@@ -193,7 +193,7 @@ async def test_report_over_a_session_is_written(lab: DispatchLab) -> None:
 
 
 async def test_report_waits_for_the_engine_and_the_session_lives_on(
-    lab: DispatchLab, engine: WatchedEngine
+    lab: DispatchLab, engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with lab.talk(await lab.running("db")) as talk:
         service_id = await in_place(lab, talk)
@@ -207,7 +207,7 @@ async def test_report_waits_for_the_engine_and_the_session_lives_on(
                 raise NoQuorum
             return await transact(*args, **kwargs)  # type: ignore[arg-type]  # passed on as it came
 
-        engine.transact = refuse_once  # type: ignore[attr-defined]  # found before __getattr__
+        monkeypatch.setattr(engine, "transact", refuse_once)
         talk.link.say(report(service_id, lab.key_of("db")))
         await until(lab, lambda found: found.healthy is True)
         assert refused > 1
