@@ -6,7 +6,7 @@ through a running task of a service that refers to it.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from cluster.dispatcher.health import health_assigned
@@ -24,6 +24,8 @@ from cluster.store.records import (
 )
 
 _ISSUED: Final = frozenset({VersionState.PRIMARY, VersionState.ACTIVE})
+MOST_REMEMBERED: Final = 10_000
+"""Services of which the last assignment is remembered."""
 
 
 class Records(Protocol):
@@ -75,24 +77,96 @@ def resolve(secret: VersionedRecord, wanted: VersionNumber | None) -> VersionNum
     return None
 
 
-def assignments_of(records: Records, node_id: NodeId) -> dict[str, ServiceAssignment]:
+Sources = tuple[tuple[VersionedRecord | None, VersionNumber | None], ...]
+"""Of each reference of a task: what it refers to, and the version that is asked for."""
+
+
+@dataclass(slots=True)
+class Assigned:
+    """What was computed last for each service: all of its tasks that hold the same are alike.
+
+    The records are compared by identity, so nothing but the very same states of them yields the
+    same assignment; they are kept here, so no other can take their place in memory.
+    """
+
+    _last: dict[str, tuple[ServiceRecord, HeldSpec | None, Sources, ServiceAssignment]] = field(
+        default_factory=dict
+    )
+
+    def find(
+        self, service: ServiceRecord, held: HeldSpec | None, sources: Sources
+    ) -> ServiceAssignment | None:
+        """Return the assignment that was computed from these very records."""
+        last = self._last.get(service.id)
+        if last is None or last[0] is not service or last[1] is not held:
+            return None
+        same = len(last[2]) == len(sources) and all(
+            one[0] is other[0] and one[1] == other[1]
+            for one, other in zip(last[2], sources, strict=True)
+        )
+        return last[3] if same else None
+
+    def put(
+        self,
+        service: ServiceRecord,
+        held: HeldSpec | None,
+        sources: Sources,
+        assignment: ServiceAssignment,
+    ) -> None:
+        """Remember an assignment, as many as there are services at most."""
+        if len(self._last) >= MOST_REMEMBERED and service.id not in self._last:
+            self._last.clear()
+        self._last[service.id] = (service, held, sources, assignment)
+
+
+def assignments_of(
+    records: Records, node_id: NodeId, assigned_before: Assigned | None = None
+) -> dict[str, ServiceAssignment]:
     """Return what the node must hold, by service id.
 
     A reference whose secret or version is gone yields no file: the records refuse to let that
-    happen, and nothing is invented if they fail.
+    happen, and nothing is invented if they fail. `assigned_before`: spares computing again what
+    another node was assigned from the same records.
     """
+    known = Assigned() if assigned_before is None else assigned_before
     assigned: dict[str, ServiceAssignment] = {}
     for task in records.tasks_of_node(node_id):
         service = records.service(task.service_id) if task.state is TaskState.RUNNING else None
         if service is not None:
-            assigned[service.id] = _assignment(records, task, service)
+            assigned[service.id] = _assignment(records, task, service, known)
     return assigned
 
 
-def _assignment(records: Records, task: TaskRecord, service: ServiceRecord) -> ServiceAssignment:
+def _assignment(
+    records: Records, task: TaskRecord, service: ServiceRecord, known: Assigned
+) -> ServiceAssignment:
     held = records.held_spec(task)
     spec = held.spec if held is not None else service.spec
-    files = [file for reference in spec.references for file in _files(records, task, reference)]
+    sources = tuple(_source(records, task, reference) for reference in spec.references)
+    found = known.find(service, held, sources)
+    if found is None:
+        found = _computed(service, held, sources)
+        known.put(service, held, sources, found)
+    return found
+
+
+def _source(
+    records: Records, task: TaskRecord, reference: SecretReference
+) -> tuple[VersionedRecord | None, VersionNumber | None]:
+    wanted = reference.version
+    if wanted is None:
+        # Never the primary while an open rollout has not released it to this task.
+        wanted = records.held_version(task, reference.secret_id)
+    return records.secret(reference.secret_id), wanted
+
+
+def _computed(service: ServiceRecord, held: HeldSpec | None, sources: Sources) -> ServiceAssignment:
+    spec = held.spec if held is not None else service.spec
+    files = [
+        file
+        for reference, (secret, wanted) in zip(spec.references, sources, strict=True)
+        for file in _files(reference, secret, wanted)
+    ]
     on_change = spec.on_change
     return ServiceAssignment(
         service_id=service.id,
@@ -110,14 +184,11 @@ def _assignment(records: Records, task: TaskRecord, service: ServiceRecord) -> S
     )
 
 
-def _files(records: Records, task: TaskRecord, reference: SecretReference) -> Iterable[FileSpec]:
-    secret = records.secret(reference.secret_id)
+def _files(
+    reference: SecretReference, secret: VersionedRecord | None, wanted: VersionNumber | None
+) -> Iterable[FileSpec]:
     if secret is None:
         return
-    wanted = reference.version
-    if wanted is None:
-        # Never the primary while an open rollout has not released it to this task.
-        wanted = records.held_version(task, reference.secret_id)
     version = resolve(secret, wanted)
     if version is None:
         return

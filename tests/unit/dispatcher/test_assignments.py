@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from cluster.control.versions import first_version, made_primary, rotated, settled
-from cluster.dispatcher.assignments import assignments_of
+from cluster.dispatcher import assignments
+from cluster.dispatcher.assignments import Assigned, assignments_of
 from cluster.protocol.ids import NodeId, SecretId, ServiceId, VersionNumber
 from cluster.store.records import (
     HeldSpec,
@@ -127,3 +128,45 @@ def test_a_task_that_is_held_keeps_both_its_files(secret: SecretRecord) -> None:
         files(after, BOTH, held=2) == files(before, BOTH) == {"password": 2, "password.previous": 1}
     )
     assert files(after, BOTH) == {"password": 3, "password.previous": 2}
+
+
+def test_nodes_share_what_was_computed_from_the_same_records(secret: SecretRecord) -> None:
+    records, known = Records(secret, BOTH), Assigned()
+    first = assignments_of(records, NODE, known)[SERVICE]
+    assert assignments_of(records, NodeId("n2"), known)[SERVICE] is first
+    assert assignments_of(records, NODE)[SERVICE] == first
+
+
+def test_nothing_is_shared_once_a_record_or_the_version_held_is_another(
+    secret: SecretRecord,
+) -> None:
+    known = Assigned()
+
+    def version(records: Records) -> int:
+        (file, *_) = assignments_of(records, NODE, known)[SERVICE].files
+        return file.version
+
+    after = rotated(secret, 1, 1.0, "test")
+    records = Records(after, BOTH)
+    assert version(records) == 2
+    records._secret = secret
+    assert version(records) == 1
+    records._secret = rotated(after, 1, 2.0, "test", overlap_s=10.0)
+    records._held = 2
+    assert version(records) == 2
+    records._held = None
+    assert version(records) == 3
+    records._service = msgspec.structs.replace(records._service, spec_number=9)
+    assert assignments_of(records, NODE, known)[SERVICE].spec_number == 9
+
+
+def test_so_many_services_are_remembered_at_most(
+    secret: SecretRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assignments, "MOST_REMEMBERED", 2)
+    known = Assigned()
+    for number in range(5):
+        records = Records(secret, BOTH)
+        service = msgspec.structs.replace(records._service, id=f"other-{number}")
+        known.put(service, None, (), assignments_of(records, NODE)[SERVICE])
+    assert len(known._last) <= 2
