@@ -1,5 +1,5 @@
 """Faults at the manager that holds the duties: it loses its lease, or is killed in the middle of a
-rollout."""
+rollout. And nodes that lose the lease of their files."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cluster.duties import DUTY_TTL_S
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultManager
+from tests.faults.workload import LEASE_S, LEASED, references_of
 from tests.support.frozen import freeze_process
 from tests.support.netns import CUT
 from tests.support.running import Process
@@ -27,6 +28,10 @@ BETWEEN_S: Final = (0.3, 4.0)
 RELEASE_S: Final = 20.0
 """How long a rollout may take to release its next tasks."""
 POLL_S: Final = 0.03
+STOPPED: Final = 0.5
+"""The share of nodes that sleep while their lease ends."""
+WIPED_S: Final = 60.0
+"""How long a wipe may take once the lease is over: much longer than it does."""
 
 
 @contextlib.contextmanager
@@ -96,6 +101,33 @@ def kill_at_rollout(nemesis: "Nemesis") -> Iterator[str]:
     yield f"{struck.name}, {'as tasks were released' if moved else 'nothing was released'}"
     Process.start(struck)
     struck.wanted = True
+
+
+@contextlib.contextmanager
+def node_lease_lost(nemesis: "Nemesis") -> Iterator[str]:
+    """A node reaches no manager for longer than the lease of a file, which it wipes; it may have
+    been stopped meanwhile, and wipes as it wakes. Other files stay: other judges see to that."""
+    agent = nemesis.random.choice(nemesis.cluster.agents)
+    had = agent.read(LEASED, *references_of(LEASED)) is not None
+    managers = [one.name for one in nemesis.cluster.managers]
+    pairs = [pair for name in managers for pair in ((agent.name, name), (name, agent.name))]
+    nemesis.cluster.network.set_links(dict.fromkeys(pairs, CUT))
+    sleeps = nemesis.random.random() < STOPPED
+    try:
+        if sleeps:
+            agent.pause()
+        nemesis.rest(LEASE_S)
+        if sleeps:
+            agent.resume()
+        until = time.monotonic() + WIPED_S
+        while agent.read(LEASED, *references_of(LEASED)) is not None:
+            assert time.monotonic() < until, f"{agent.name} keeps a file whose lease is lost"
+            nemesis.rest(POLL_S)
+    finally:
+        if sleeps:
+            agent.resume()
+        nemesis.cluster.network.set_links({})
+    yield f"{agent.name}{' stopped' if sleeps else ''}, {'wiped' if had else 'had nothing'}"
 
 
 def _released(nemesis: "Nemesis", asked: list[FaultManager]) -> set[tuple[str, str, str]] | None:

@@ -20,7 +20,7 @@ from typing import Final
 from cluster.protocol.errors import ClusterError
 from tests.faults.cluster import FaultCluster, FaultManager
 from tests.faults.joins import evict_agent, join_agent, join_manager
-from tests.faults.leases import kill_at_rollout, lease_lost
+from tests.faults.leases import kill_at_rollout, lease_lost, node_lease_lost
 from tests.faults.log_disk import disk_gone, log_eio
 from tests.support.frozen import freeze_process
 from tests.support.netns import CUT, Link
@@ -433,6 +433,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "kill-at-compaction": _kill_at_compaction,
     "kill-at-rollout": kill_at_rollout,
     "lease-lost": lease_lost,
+    "node-lease-lost": node_lease_lost,
     "kill-agent": _kill_agent,
     "pause-manager": _pause(_one, manager=True, engine=False),
     "pause-engine": _pause(_one, manager=False, engine=True),

@@ -28,7 +28,10 @@ BOTH: Final = "s0"
 """The secret of which that service has the version before as well, while it is active."""
 LASTING: Final = "k0"
 """A service on the first agent, which is never drained: its files must never go."""
-SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING)
+LEASED: Final = "d0"
+"""A service on every node that is not drained, whose file goes with its lease."""
+LEASE_S: Final = 30.0
+SERVICES: Final = (*FIXED_SERVICES, *CHURN_SERVICES, EVERYWHERE, LASTING, LEASED)
 UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
 OVERLAPPING: Final = 0.4
@@ -90,7 +93,7 @@ class Workload:
         user = Actions(self, self.client("prepare", gives_up=0))
         for secret in CHAIN_SECRETS:
             user.create_secret(secret)
-        for service in (*FIXED_SERVICES, EVERYWHERE, LASTING):
+        for service in (*FIXED_SERVICES, EVERYWHERE, LASTING, LEASED):
             user.create_service(service)
 
     def start(self) -> None:
@@ -328,6 +331,8 @@ class Actions:
 def references_of(service: str) -> tuple[str, ...]:
     """Return the secrets of a service."""
     number = int(service[1:])
+    if service == LEASED:
+        return (CHAIN_SECRETS[-1],)
     return (CHAIN_SECRETS[number], CHAIN_SECRETS[(number + 1) % len(CHAIN_SECRETS)])
 
 
@@ -340,7 +345,8 @@ def targets_of(service: str) -> tuple[str, ...]:
 def draft(name: str, tag: str) -> dict[str, Any]:
     """Return a service's draft."""
     placed: dict[str, Any] = {"replicas": 2}
-    if name == EVERYWHERE:
+    lease = {"on_lease_loss": "wipe", "lease_s": LEASE_S} if name == LEASED else {}
+    if name in {EVERYWHERE, LEASED}:
         placed = {"global": True}
     elif name == LASTING:
         placed = {"replicas": 1, "constraints": ["node.name==n1"]}
@@ -350,7 +356,7 @@ def draft(name: str, tag: str) -> dict[str, Any]:
         "gid": UIDS[name],
         "labels": {"tag": tag},
         "references": [
-            {"source": source, "previous": name == EVERYWHERE and source == BOTH}
+            {"source": source, "previous": name == EVERYWHERE and source == BOTH, **lease}
             for source in references_of(name)
         ],
         **placed,
