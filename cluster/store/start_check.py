@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
 import structlog
 
 from cluster.protocol.errors import AuditChainBroken, IntegrityError, Unavailable
@@ -40,8 +41,7 @@ YIELD_LINKS: Final = 50
 """Links that are opened before others have their turn: opening is work for the processor."""
 
 
-@dataclass(slots=True)
-class Told:
+class Told(msgspec.Struct, gc=False):
     """What the chains tell of one key."""
 
     highest: int = 0
@@ -159,9 +159,13 @@ def _take_summary(store: SealedStore, checkpoint: AuditCheckpointRecord, tale: T
 
 def _take(tale: Tale, writes: Iterable[tuple[bytes, int]]) -> None:
     for key, generation in writes:
-        told = tale.told.setdefault(key, Told())
-        told.highest = max(told.highest, generation)
-        told.removed = told.removed or generation == 0
+        told = tale.told.get(key)
+        if told is None:
+            told = tale.told[key] = Told()
+        if generation == 0:
+            told.removed = True
+        elif generation > told.highest:
+            told.highest = generation
 
 
 async def _read(
@@ -192,11 +196,15 @@ async def _read(
 
 
 def _judge(store: SealedStore, tale: Tale) -> None:
-    for key in tale.told.keys() | tale.present.keys():
+    whole = tale.checkpoint is not None
+    for key, present in tale.present.items():
+        what = contradiction(present[0], present, tale.told.get(key), whole=whole)
+        if what is not None:
+            tale.wrong.append((present[0], what))
+    for key in tale.told.keys() - tale.present.keys():
         kind = store.kind_of(key)
-        if kind is not None:
-            what = contradiction(
-                kind, tale.present.get(key), tale.told.get(key), whole=tale.checkpoint is not None
-            )
-            if what is not None:
-                tale.wrong.append((kind, what))
+        if kind is None:
+            continue
+        what = contradiction(kind, None, tale.told[key], whole=whole)
+        if what is not None:
+            tale.wrong.append((kind, what))
