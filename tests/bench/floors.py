@@ -11,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Final
 
 from cluster.engine import etcd_pb2 as pb
@@ -36,7 +37,7 @@ ELECTION: Final = "election timeout"
 def floors(stage: Stage) -> list[Row]:
     """Measure each."""
     leader = stage.cluster.leader()
-    write, read = asyncio.run(_engine(EtcdChannel(engine_socket(leader))))
+    write, read = asyncio.run(_engine(engine_socket(leader)))
     return [
         Row.of(FSYNC, "ms", _fsyncs(stage)),
         Row.of(HANDSHAKE, "ms", _handshakes(), note="processor time, in one process"),
@@ -81,8 +82,9 @@ def _shake(serving: ssl.SSLContext, calling: ssl.SSLContext) -> None:
                 continue
 
 
-async def _engine(channel: EtcdChannel) -> tuple[list[float], list[float]]:
+async def _engine(socket: FilePath) -> tuple[list[float], list[float]]:
     """Return milliseconds of puts, and of reads that the quorum's leader confirms."""
+    channel = EtcdChannel(socket)
     put = pb.PutRequest(key=OUTSIDE + b"floor", value=os.urandom(VALUE_BYTES))
     look = pb.RangeRequest(key=OUTSIDE + b"floor", keys_only=True)
     await channel.ask(PUT, put)  # connects
