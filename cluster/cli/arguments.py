@@ -20,6 +20,13 @@ _NUMBER = re.compile(r"[0-9]{1,10}")
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s|m|h|d|)")
 
 
+class _Unmeasured(argparse.RawDescriptionHelpFormatter):
+    """Checks flags as they are added; argparse makes one for each, and each asks the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=80)
+
+
 class Parser(argparse.ArgumentParser):
     """Argparse with this command's error lines and without abbreviated flags."""
 
@@ -37,8 +44,20 @@ class Parser(argparse.ArgumentParser):
             epilog=epilog,
             add_help=add_help,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Unmeasured,
         )
+        self.asked: str | None = None
+        """The verb that the words name, where they are known: no other needs its flags."""
+
+    def format_help(self) -> str:
+        """Return the help, as wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
+
+    def format_usage(self) -> str:
+        """Return the usage, as wide as the terminal."""
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_usage()
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where help is, and exit with the usage code."""
@@ -82,9 +101,53 @@ class _Refused(argparse.Action):
         parser.error(str(self.const))
 
 
-def verbs_of(parser: Parser) -> "argparse._SubParsersAction[Parser]":
+class Verbs:
+    """Where a noun's verbs are added. Those that were not asked for stay names without flags."""
+
+    def __init__(self, parser: Parser) -> None:
+        # With `prog` argparse need not work out the usage, which takes longer than all the rest.
+        self._added = parser.add_subparsers(
+            title="commands", metavar="COMMAND", dest="verb", required=True, prog=parser.prog
+        )
+        self._asked = parser.asked
+
+    def add_parser(
+        self,
+        name: str,
+        *,
+        help: str,  # noqa: A002  # argparse's word
+        description: str | None = None,
+        epilog: str | None = None,
+    ) -> Parser:
+        """Return the parser of a verb."""
+        if self._asked in {None, name}:
+            return self._added.add_parser(name, help=help, description=description, epilog=epilog)
+        return self._added.choices.setdefault(name, _UNASKED)
+
+
+class _Unasked(Parser):
+    """Stands for every verb that was not asked for: takes flags and forgets them."""
+
+    def add_argument(self, *_words: str, **_how: object) -> argparse.Action:
+        return _FORGOTTEN
+
+    def add_mutually_exclusive_group(
+        self, *, required: bool = False
+    ) -> "argparse._MutuallyExclusiveGroup":
+        # Of a parser of its own: two verbs may have the same flags in theirs.
+        return Parser(add_help=False).add_mutually_exclusive_group(required=required)
+
+    def set_defaults(self, **_defaults: object) -> None:
+        return
+
+
+_FORGOTTEN = argparse.Action([], "forgotten")
+_UNASKED = _Unasked(add_help=False)
+
+
+def verbs_of(parser: Parser) -> Verbs:
     """Return where a noun's verbs are added."""
-    return parser.add_subparsers(title="commands", metavar="COMMAND", dest="verb", required=True)
+    return Verbs(parser)
 
 
 def refuse_flag(parser: Parser, flag: str, reason: str) -> None:

@@ -4,13 +4,12 @@ All of it is read from the records of deliveries: what a node says it dropped is
 node says.
 """
 
-import argparse
 import time
 from argparse import Namespace
 from typing import Final
 
 from cluster.cli import answers
-from cluster.cli.arguments import Parser, add_connection, add_waiting, positive
+from cluster.cli.arguments import Verbs, add_connection, add_waiting, positive
 from cluster.cli.connection import PAUSE_S, Connection, connect, path_of
 from cluster.cli.output import (
     ExitCode,
@@ -55,7 +54,7 @@ _REPORT: Final = (
 )
 
 
-def add_where(verbs: "argparse._SubParsersAction[Parser]") -> None:
+def add_where(verbs: Verbs) -> None:
     """Add `secret where`."""
     where = verbs.add_parser(
         "where",
@@ -69,7 +68,7 @@ def add_where(verbs: "argparse._SubParsersAction[Parser]") -> None:
     where.set_defaults(run=_where)
 
 
-def add_node_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+def add_node_verbs(verbs: Verbs) -> None:
     """Add `node exposure` and `node evict`."""
     exposure = verbs.add_parser(
         "exposure",

@@ -86,6 +86,8 @@ def _dispatch(words: list[str]) -> int:
         words = _parse_front(words, given)
     module_name, help_line = COMMANDS[words[0]]
     parser = Parser(prog=f"strongroom {words[0]}", description=_sentence(help_line))
+    # A flag before the verb may have a value: which word is the verb is for argparse to say then.
+    parser.asked = words[1] if len(words) > 1 and not words[1].startswith("-") else None
     cast("_CommandModule", import_module(module_name)).add_commands(parser)
     args = parser.parse_strictly(words[1:], given)
     code: int = args.run(args)

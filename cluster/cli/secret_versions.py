@@ -8,7 +8,15 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from cluster.cli import answers
-from cluster.cli.arguments import Parser, add_connection, add_waiting, count, duration, positive
+from cluster.cli.arguments import (
+    Parser,
+    Verbs,
+    add_connection,
+    add_waiting,
+    count,
+    duration,
+    positive,
+)
 from cluster.cli.connection import Connection, connect, path_of
 from cluster.cli.generation import add_schedule_change
 from cluster.cli.output import ExitCode, cell, complain, print_json, print_result, print_rows, say
@@ -78,7 +86,7 @@ def expiry(text: str) -> answers.Answer:
     raise argparse.ArgumentTypeError("an expiry reads 30d, 12h, 2027-01-31 or 2027-01-31T18:00:00Z")
 
 
-def add_version_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+def add_version_verbs(verbs: Verbs) -> None:
     """Add the verbs on versions."""
     versions = verbs.add_parser("versions", help="show each version: state, terms, where it is")
     versions.set_defaults(run=_versions)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cluster.cli.answers import Answer, nested, rows
-from cluster.cli.arguments import Parser, add_connection, count
+from cluster.cli.arguments import Verbs, add_connection, count
 from cluster.cli.connection import Connection, Query, connect, path_of
 from cluster.cli.output import ExitCode, cell, printable, say, warn
 from cluster.protocol.errors import ClusterError, PermissionDenied, TooManyRequests, Unavailable
@@ -25,7 +25,7 @@ LOOK_S: Final = 1.0
 GIVE_UP_S: Final = 60.0
 
 
-def add_logs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+def add_logs(verbs: Verbs) -> None:
     """Add the verb."""
     verb = verbs.add_parser(
         "logs",

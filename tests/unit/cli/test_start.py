@@ -1,13 +1,16 @@
 """The command as a process: how it starts, what it loads, how it ends."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+from cluster.cli.arguments import Parser
 from cluster.cli.context_files import Context
 from cluster.cli.main import COMMANDS
 from tests.unit.cli.canned import Canned
@@ -58,6 +61,27 @@ def test_every_help_is_there(run: Run, command: list[str]) -> None:
     done = run(*command, "--help")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: strongroom")
+
+
+def verbs(noun: str, asked: str | None) -> dict[str, Parser]:
+    """Return the parsers of a noun's verbs, as they are when one of them is asked for."""
+    parser = Parser(prog=f"strongroom {noun}")
+    parser.asked = asked
+    import_module(COMMANDS[noun][0]).add_commands(parser)
+    added = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return added[0].choices if added else {}
+
+
+@pytest.mark.parametrize("noun", COMMANDS)
+def test_a_verb_is_the_same_without_the_others(noun: str) -> None:
+    """The flags of the others are not made: that took longer than the request."""
+    everything = verbs(noun, None)
+    for name, parser in everything.items():
+        alone = verbs(noun, name)
+        assert list(alone) == list(everything)
+        assert alone[name].format_help() == parser.format_help()
+        assert [other for other in alone if len(alone[other]._actions)] == [name]
+        assert alone[name]._defaults == parser._defaults
 
 
 def test_wrong_words_exit_2(run: Run) -> None:
