@@ -35,7 +35,7 @@ from cluster.system import SystemClock, SystemEntropy
 
 log = structlog.get_logger(__name__)
 
-COLLECT_AT: Final = (10_000, 20, 10)
+COLLECT_AT: Final = (10_000, 5, 5)
 """New objects after which the collector of cycles looks, and how often at older ones. Python's own
 700 cost a sixth of the processor's time: a rotation to many agents makes hundreds of thousands of
 objects, nearly all of which go by their count of references."""
