@@ -28,7 +28,7 @@ from tests.faults.duties import DUTY, DUTY_ACTIONS, DUTY_KEY, LINK
 from tests.faults.entitlements import KINDS, Body, Event
 from tests.faults.plain_records import plain
 
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 180.0
 
 
 async def fetch_keyring(socket: Path, seal_file: Path, unlock_key: str) -> Keyring:

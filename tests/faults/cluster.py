@@ -35,7 +35,7 @@ ROOT: Final = Path(tempfile.gettempdir())
 TOOLS: Final = Path(__file__).resolve().parents[2] / ".tools"
 FAKETIME: Final = TOOLS / "faketime/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 LOOK_S: Final = 0.25
-SERVING_S: Final = 120.0
+SERVING_S: Final = 300.0
 """How long managers may take to serve once all faults are healed."""
 RESTART_S: Final = 1.0
 """Between two starts of a manager that ends by itself, as a service manager would have it."""

@@ -18,7 +18,7 @@ from tests.support.running import SCRIPTS, Process
 if TYPE_CHECKING:
     from tests.faults.nemesis import Nemesis
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 300.0
 FILES_S: Final = 20.0
 """How long a node may wait for its first files before it is evicted without any."""
 

@@ -34,7 +34,7 @@ from tests.faults.sidecars import PROBE, Sidecars, read_store
 from tests.faults.third_party import calls, party_faults
 from tests.faults.workload import LASTING, SERVICES, Workload, references_of, targets_of
 
-CONVERGENCE_S: Final = 120.0
+CONVERGENCE_S: Final = 300.0
 """How long agents may take to have what the records want, once all faults are healed."""
 FILES: Final = (
     *((service, target) for service in SERVICES for target in targets_of(service)),

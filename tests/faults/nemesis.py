@@ -32,7 +32,7 @@ LONG_S: Final = (11.0, 18.0)
 """Longer than an engine's client insists: outcomes stay unknown and have to be settled."""
 LONG: Final = 0.2
 """The share of faults that last long."""
-SPACE_S: Final = 60.0
+SPACE_S: Final = 300.0
 """How long freeing space in a full engine may take."""
 Fault = Callable[["Nemesis"], AbstractContextManager[str]]
 

@@ -15,7 +15,7 @@ from tests.faults.client import Client
 from tests.faults.history import Operation
 from tests.faults.sidecars import PROBE
 from tests.faults.third_party import HOOK, Issued, calls, digest_of
-from tests.faults.workload import Workload, key_of, replace_context, version_in
+from tests.faults.workload import Workload, finish, key_of, replace_context, version_in
 from tests.support.running import AgentProcess, wait_until
 
 GATED: Final = "r0"
@@ -33,7 +33,7 @@ TO_ITS_END_S: Final = 40.0
 BETWEEN_S: Final = (0.5, 5.0)
 ENDING: Final = 0.7
 """The share of rollouts that are not followed by another before their end."""
-REST_S: Final = 120.0
+REST_S: Final = 300.0
 """How long rollouts may take to end at rest."""
 
 
@@ -103,7 +103,7 @@ class Rotations:
         """Let the clients finish what they do."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            finish(thread, self.failures)
 
     def _run(self, name: str, act: Any) -> None:  # noqa: ANN401  # one of the two methods below
         client = self.workload.client(name)

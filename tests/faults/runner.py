@@ -29,7 +29,9 @@ SETTLE_EVERY_S = 180.0
 UNDER_WAY_S = 32.0
 """A manager gives a write up after 30 s: an earlier send is dead by then."""
 QUIET_S = 10.0
-"""The same at the end, when nobody sends any more and all managers serve."""
+"""At the end, when nobody sends any more and all managers serve."""
+LEAST_FAULTS = 6
+"""However slow the machine is, a run that injected fewer says little: it goes on until then."""
 SPARE_MANAGERS = 2
 SPARE_AGENTS = 3
 """Hosts for those that join during a run."""
@@ -122,6 +124,8 @@ def _rest(nemesis: Nemesis, seen: Seen, verdict: Verdict) -> None:
     nemesis.cluster.all_serve()
     wait_ready(nemesis.cluster)
     nemesis.rest(QUIET_S)
+    while seen.workload.quiet_s() < UNDER_WAY_S:
+        nemesis.rest(1)
     seen.workload.settle(0)
     verdict.violations += seen.rotations.come_to_rest()
     seen.workload.read_all()
@@ -131,7 +135,7 @@ def _strike(options: Options, nemesis: Nemesis, kinds: list[str], workload: Work
     until = time.monotonic() + options.minutes * 60
     settle_at = time.monotonic() + SETTLE_EVERY_S
     left: list[str] = []
-    while time.monotonic() < until:
+    while time.monotonic() < until or nemesis.done.total() < LEAST_FAULTS:
         if time.monotonic() > settle_at:
             set_clocks_right(nemesis.cluster)
             nemesis.cluster.all_serve()

@@ -4,6 +4,7 @@ drains, and issues by nodes, from several clients at once, drawn by the seed.
 What a value holds names the secret and the write, so that whatever turns up anywhere can be traced.
 """
 
+import math
 import random
 import ssl
 import threading
@@ -36,9 +37,11 @@ UIDS: Final = {name: 31_000 + number for number, name in enumerate(SERVICES)}
 LONGEST: Final = 3000
 OVERLAPPING: Final = 0.4
 """The share of rotations that leave the version before active for a while."""
-SETTLING_S: Final = 60.0
+SETTLING_S: Final = 300.0
 """How long all unknown outcomes together may take to settle, at rest."""
 READER_S: Final = 30.0
+FINISHING_S: Final = 300.0
+"""How long a client may take to finish what it does; what it did later would be in no history."""
 
 
 def key_of(kind: str, name: str) -> str:
@@ -107,7 +110,7 @@ class Workload:
         """Let the clients finish what they do."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(60)
+            finish(thread, self.failures)
 
     def settle(self, quiet_s: float) -> None:
         """Settle what is unknown, with no fault about: it was sent so long ago that no earlier send
@@ -126,6 +129,11 @@ class Workload:
         for left in self.unsettled:
             self.history.add(left.operation)
         self.unsettled.clear()
+
+    def quiet_s(self) -> float:
+        """Return how long ago the newest write without an outcome was sent."""
+        now = time.monotonic() - self.began
+        return now - max((left.sent_at for left in self.unsettled), default=-math.inf)
 
     def read_all(self) -> None:
         """Read every key once more, at rest: what was acknowledged must be there."""
@@ -178,6 +186,13 @@ class Workload:
         except Exception as error:  # a broken client would make a run that proves nothing
             self.failures.append(f"{name} broke: {type(error).__name__}: {error}")
             raise
+
+
+def finish(thread: threading.Thread, failures: list[str]) -> None:
+    """Wait for a client to finish; it is a failure if it does not."""
+    thread.join(FINISHING_S)
+    if thread.is_alive():
+        failures.append(f"{thread.name} does not finish what it does")
 
 
 @dataclass(slots=True)
