@@ -3,13 +3,16 @@
 `floors` measures the disk's fsync, one TLS handshake, the engine's own write and read through a
 quorum. `distances` divides rows of one run by what they need of those: a rotation cannot be faster
 than two writes of the quorum one after the other, whoever makes it.
+
+    python -m tests.bench.floors    writes the distances of the published rows into their page
 """
 
 import asyncio
+import math
 import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Final
@@ -19,6 +22,7 @@ from cluster.engine.etcd_channel import RANGE, EtcdChannel
 from cluster.pki.tls import client_context, server_context
 from cluster.protocol.identity import Kind
 from tests.bench import targets
+from tests.bench.published import on_page, publish_floors
 from tests.bench.requests import OUTSIDE, PUT, engine_socket
 from tests.bench.rows import Row
 from tests.bench.stage import VALUE_BYTES, Stage
@@ -27,7 +31,7 @@ from tests.support.authority import ClusterAuthority
 SAMPLES: Final = 100
 FSYNC: Final = "fsync of 1 KB, appended"
 HANDSHAKE: Final = "TLS handshake with both certificates, both ends"
-WRITE: Final = "raw engine put of 1 KB, one after the other"
+WRITE: Final = "raw engine put of 1 KB, 1 caller"
 READ: Final = "raw engine read by the quorum"
 INTERPRETER: Final = "start of the interpreter alone"
 RAW_MANY: Final = "raw engine put of 1 KB, 64 callers"
@@ -41,7 +45,7 @@ def floors(stage: Stage) -> list[Row]:
     return [
         Row.of(FSYNC, "ms", _fsyncs(stage)),
         Row.of(HANDSHAKE, "ms", _handshakes(), note="processor time, in one process"),
-        Row.of(WRITE, "ms", write, note="the leader's member, the leader's disk and one more"),
+        Row.of("raw engine put, one after the other", "ms", write, note="to a majority's disks"),
         Row.of(READ, "ms", read, note="what a barrier asks"),
     ]
 
@@ -128,7 +132,7 @@ PATHS: Final = (
     Path("create, 1 caller", {WRITE: 1}, "one write by a majority"),
     Path(targets.CREATE_MANY, {RAW_MANY: 1}, "one put each, which the engine does not merge"),
     Path(targets.GET, {INTERPRETER: 1}, "Python's start"),
-    Path(targets.LISTED, {INTERPRETER: 1, HANDSHAKE: 1}, "Python's start and one handshake"),
+    Path(targets.LISTED, {INTERPRETER: 1}, "Python's start"),
     Path(targets.FIRST_WRITE, {ELECTION: 1, WRITE: 1}, "nobody stands earlier; then one write"),
 )  # fmt: skip
 
@@ -147,9 +151,10 @@ class Distance:
         return self.value_ms / self.floor_ms
 
 
-def distances(rows: Sequence[Row]) -> list[Distance]:
-    """Return the distance of each path of which a run measured all that it takes."""
-    known = CONSTANTS | {row.name: each_ms(row) for row in rows if row.n}
+def distances(rows: Iterable[tuple[str, float, str]]) -> list[Distance]:
+    """Return the distance of each path of which all that it takes is among rows of name, value and
+    unit."""
+    known = CONSTANTS | {name: milliseconds(value, unit) for name, value, unit in rows if value}
     return [
         Distance(path, sum(count * known[need] for need, count in path.needs.items()),
                  known[path.row])
@@ -158,17 +163,22 @@ def distances(rows: Sequence[Row]) -> list[Distance]:
     ]  # fmt: skip
 
 
-def each_ms(row: Row) -> float:
-    """Return a row as milliseconds; of a rate, those of one."""
-    match row.unit:
+def measured(rows: Iterable[Row]) -> Iterator[tuple[str, float, str]]:
+    """Yield what distances are made of."""
+    return ((row.name, row.value, row.unit) for row in rows)
+
+
+def milliseconds(value: float, unit: str) -> float:
+    """Return a time in milliseconds; of a rate, that of one. What is no time becomes none."""
+    match unit:
         case "ms":
-            return row.value
+            return value
         case "s":
-            return row.value * 1_000
+            return value * 1_000
         case "1/s":
-            return 1_000 / row.value
+            return 1_000 / value
         case _:
-            return float("nan")  # no time: nothing is made of it
+            return math.nan
 
 
 def as_table(found: Sequence[Distance]) -> str:
@@ -185,3 +195,7 @@ def _needs(path: Path) -> str:
     return " + ".join(
         f"{count} of {need}" if count > 1 else need for need, count in path.needs.items()
     )
+
+
+if __name__ == "__main__":
+    publish_floors(as_table(distances(on_page("own"))))

@@ -2,7 +2,7 @@
 run, between two marks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,20 @@ def publish(section: str, rows: Sequence[Row]) -> None:
 def publish_floors(table: str) -> None:
     """Replace the table of distances by another."""
     FLOORS_PAGE.write_text(replaced(FLOORS_PAGE.read_text(), "floors", table))
+
+
+def on_page(section: str) -> Iterator[tuple[str, float, str]]:
+    """Yield name, value and unit of each row that is published in a section."""
+    page = PAGE.read_text()
+    table = page.partition(f"<!-- begin: {section} -->")[2].partition("<!-- end: ")[0]
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) > _UNIT and _NUMBER.fullmatch(cells[_VALUE]):
+            yield cells[_NAME], float(cells[_VALUE]), cells[_UNIT]
+
+
+_NAME, _VALUE, _UNIT = 0, 1, 4
+_NUMBER: Final = re.compile(r"[0-9.]+(e[+-]?[0-9]+)?")
 
 
 def replaced(page: str, section: str, table: str) -> str:

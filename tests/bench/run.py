@@ -17,7 +17,7 @@ from tests.bench.elections import elections
 from tests.bench.envelopes import envelopes
 from tests.bench.fleets import by_agents, fleet
 from tests.bench.floors import as_table as distances_table
-from tests.bench.floors import distances, floors
+from tests.bench.floors import distances, floors, measured
 from tests.bench.growth import by_secrets, by_services
 from tests.bench.maximums import maximums
 from tests.bench.memory import memory
@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         rows.append(row)
         save(rows, LATEST)  # a run that is ended leaves what it measured
         sys.stderr.write(f"{row.name}: {row.value:g} {row.unit} ({row.low:g} to {row.high:g})\n")
-    far = distances_table(distances(rows))
+    far = distances_table(distances(measured(rows)))
     if asked.publish:
         publish("own", rows)
         publish_floors(far)
