@@ -8,7 +8,8 @@ reads.
 """
 
 import asyncio
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import grpc.aio
 
@@ -24,43 +25,65 @@ class NewTerm(Exception):  # noqa: N818  # an event, caught by the sender
     """The request may have been lost with an earlier leader."""
 
 
+@dataclass(slots=True, eq=False)
+class _Outstanding:
+    """A request that is not answered yet."""
+
+    call: "grpc.aio.UnaryUnaryCall[Any, Any]"
+    term: int
+    """The newest term known when it was sent, or the first one learnt after that."""
+    is_given_up: bool = False
+
+
 class TermWatch:
-    """Asks the own member for its term, one question for all who wait."""
+    """Asks the own member for its term, one question for all who wait.
+
+    A request that is answered within `POLL_S` costs a timer and nothing more.
+    """
 
     def __init__(self, channel: EtcdChannel) -> None:
         self._channel = channel
+        self._late: set[_Outstanding] = set()
         self._polling: asyncio.Task[None] | None = None
         self.term = 0
         """The newest term known to have a leader; 0 before the first answer."""
 
     async def ask(self, method: Method[Request, Reply], request: Request) -> Reply:
         """Return the reply. Raises AioRpcError, NewTerm."""
-        term_at_start = self.term
-        asking = asyncio.create_task(self._channel.ask(method, request), name="etcd-ask")
+        call = self._channel.begin(method, request)
+        outstanding = _Outstanding(call, self.term)
+        timer = asyncio.get_running_loop().call_later(POLL_S, self._is_late, outstanding)
         try:
-            while True:
-                await asyncio.wait([asking], timeout=POLL_S)
-                if asking.done():
-                    return asking.result()
-                await self._poll(asking)
-                if self.term > term_at_start > 0 and not asking.done():
-                    raise NewTerm
-                term_at_start = term_at_start or self.term
+            return await self._channel.reply(call)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if outstanding.is_given_up and task is not None and not task.cancelling():
+                raise NewTerm from None
+            raise
         finally:
-            if not asking.cancel() and not asking.cancelled():
-                asking.exception()  # an answer that came too late is nobody's to miss
+            timer.cancel()
+            self._late.discard(outstanding)
 
-    async def _poll(self, asking: asyncio.Task[Reply]) -> None:
-        """Learn the term, or return early with the reply."""
+    def _is_late(self, outstanding: _Outstanding) -> None:
+        self._late.add(outstanding)
         if self._polling is None or self._polling.done():
-            self._polling = asyncio.create_task(self._learn(), name="etcd-term")
-        await asyncio.wait([asking, self._polling], return_when=asyncio.FIRST_COMPLETED)
+            self._polling = asyncio.create_task(self._poll(), name="etcd-term")
+
+    async def _poll(self) -> None:
+        """Learn the term for as long as a request is late."""
+        while self._late:
+            await self._learn()
+            for outstanding in tuple(self._late):
+                if self.term > outstanding.term > 0:
+                    outstanding.is_given_up = True
+                    outstanding.call.cancel()
+                outstanding.term = outstanding.term or self.term
+            await asyncio.sleep(POLL_S)
 
     async def _learn(self) -> None:
         try:
             status = await self._channel.ask(STATUS, pb.StatusRequest(), timeout_s=STATUS_S)
         except (grpc.aio.AioRpcError, Unavailable):
-            await asyncio.sleep(POLL_S)
             return
         if status.leader:
             self.term = max(self.term, status.raftTerm)

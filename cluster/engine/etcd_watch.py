@@ -16,7 +16,7 @@ ends the stream.
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -66,6 +66,7 @@ async def _stream(
 ) -> AsyncGenerator[WatchBatch, None]:
     """Yield the batches of one stream until it fails."""
     call = channel.stream(WATCH, needs_leader=True)
+    silence = _Silence(call)
     asking: asyncio.Task[None] | None = None
     try:
         async with asyncio.timeout(SILENCE_S):
@@ -73,19 +74,54 @@ async def _stream(
         asking = asyncio.create_task(_ask_for_progress(call), name="etcd-watch-progress")
         gathered: dict[int, list[Change]] = {}
         while True:
-            reply = await _next_reply(channel, call)
+            reply = await _next_reply(channel, call, silence)
             for event in reply.events:
-                deleted = event.type == pb.Event.DELETE
-                change = Change(entry_of(event.kv), deleted)
-                gathered.setdefault(event.kv.mod_revision, []).append(change)
-            if reply.events and not reply.fragment:
+                kv = event.kv
+                change = Change(entry_of(kv), event.type == pb.Event.DELETE)
+                gathered.setdefault(change.entry.mod_revision, []).append(change)
+            if gathered and not reply.fragment:
                 for revision in sorted(gathered):
                     yield WatchBatch(revision, tuple(gathered[revision]))
                 gathered = {}
     finally:
+        silence.end()
         if asking is not None:
             asking.cancel()
         call.cancel()
+
+
+class _Silence:
+    """Cancels a stream that was read for `SILENCE_S` and brought nothing: one timer for many
+    replies."""
+
+    def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]") -> None:
+        self._call = call
+        self._loop = asyncio.get_running_loop()
+        self._since_s: float | None = None
+        """Since when somebody reads; None while nobody does."""
+        self._timer = self._loop.call_later(SILENCE_S, self._look)
+        self.was_too_long = False
+
+    def begins(self) -> None:
+        """Note that a reply is waited for."""
+        self._since_s = self._loop.time()
+
+    def is_over(self) -> None:
+        """Note that it came."""
+        self._since_s = None
+
+    def _look(self) -> None:
+        now_s = self._loop.time()
+        left_s = SILENCE_S if self._since_s is None else self._since_s + SILENCE_S - now_s
+        if left_s <= 0:
+            self.was_too_long = True
+            self._call.cancel()
+        else:
+            self._timer = self._loop.call_later(left_s, self._look)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
 
 
 def _creation(prefix: bytes, from_revision: int) -> pb.WatchRequest:
@@ -112,17 +148,20 @@ async def _ask_for_progress(
 async def _next_reply(
     channel: EtcdChannel,
     call: "grpc.aio.StreamStreamCall[pb.WatchRequest, pb.WatchResponse]",
+    silence: _Silence,
 ) -> pb.WatchResponse:
+    silence.begins()
     try:
-        async with asyncio.timeout(SILENCE_S):  # ends the call too: a late reply is not missed
-            reply = await call.read()
-    except TimeoutError:
-        raise StreamEnded from None
+        reply = await call.read()
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if channel.closed and task is not None and not task.cancelling():
-            channel.check_open()
+        if task is not None and not task.cancelling():
+            if channel.closed:
+                channel.check_open()
+            if silence.was_too_long:
+                raise StreamEnded from None
         raise
+    silence.is_over()
     if not isinstance(reply, pb.WatchResponse):  # the end of the stream
         raise StreamEnded
     if reply.canceled:
