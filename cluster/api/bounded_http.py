@@ -7,11 +7,12 @@ the world: a stranger would hold memory and descriptors for nothing. Rates and b
 """
 
 import asyncio
-from typing import Final
+from typing import Final, cast
 
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cluster.api.one_write import OneWrite
 from cluster.api.refused import CountRefused, Refused, uncounted
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._await(None)
         self._set_timer()
         super().connection_lost(exc)
+        self._let_go()
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to the WebSocket protocol."""
+        super().handle_websocket_upgrade()
+        self._let_go()
 
     def data_received(self, data: bytes) -> None:
         """Parse, then end a connection whose request has grown too large on its way in."""
@@ -75,13 +82,22 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Give the body its time."""
         self._in_head = False
         self._await(BODY_TIMEOUT_S)
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            # uvicorn's type asks for more of a transport than it uses.
+            self.cycle.transport = cast("asyncio.Transport", OneWrite(self.transport, self.loop))
 
     def on_message_complete(self) -> None:
         """Leave the time it takes to answer to the application."""
         self._whole = True
         self._await(None)
         super().on_message_complete()
+
+    def _let_go(self) -> None:
+        """Part from the parser, which knows us: with it we would be a cycle, and keep the transport
+        and TLS's buffers until the collector of cycles comes by."""
+        vars(self).pop("parser", None)
 
     def _begin(self) -> None:
         self._in_head, self._whole, self._received = True, False, 0
