@@ -4,7 +4,6 @@ Everything else takes a `Clock` and an `Entropy`, so that tests can move time an
 """
 
 import os
-import random
 import time
 from datetime import UTC, datetime
 from typing import Protocol
@@ -59,13 +58,13 @@ class SystemClock:
 class SystemEntropy:
     """The kernel's random source."""
 
-    def __init__(self) -> None:
-        self._jitter = random.SystemRandom()
-
     def token(self, size: int) -> bytes:
         """Return `size` bytes of getrandom(2)."""
         return os.urandom(size)
 
     def uniform(self, low: float, high: float) -> float:
         """Return a uniform draw in [low, high]."""
-        return self._jitter.uniform(low, high)
+        # Not at the top: commands draw ids alone.
+        import random  # noqa: PLC0415
+
+        return random.SystemRandom().uniform(low, high)

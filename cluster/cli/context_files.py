@@ -12,9 +12,8 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cluster.cli.answers import Answer, parse, text, texts
 from cluster.cli.credentials import flush_directory
@@ -27,8 +26,7 @@ FORMAT: Final = 1
 _OPEN_TO_OTHERS = 0o077
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """An operator's way into one cluster."""
 
     name: str
@@ -43,7 +41,7 @@ class Context:
     renew_at: float
     """Unix seconds."""
     not_after: float
-    key_pem: SecretBytes = field(repr=False)
+    key_pem: SecretBytes
 
     def public(self) -> Answer:
         """Return everything but the key."""
@@ -61,8 +59,7 @@ class Context:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """What was seen of a cluster last."""
 
     revision: str = ""

@@ -1,8 +1,11 @@
-"""SPIFFE ids and callers: who speaks. Source: the SPIFFE ID standard, section 2."""
+"""SPIFFE ids and callers: who speaks. Source: the SPIFFE ID standard, section 2.
+
+Named tuples, because every command loads this: `dataclasses` would take longer than all else here.
+"""
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple, Self
 
 from cluster.protocol.errors import InvalidRequest
 
@@ -20,19 +23,24 @@ _TRUST_DOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,253}[a-z0-9])?")
 _SUBJECT = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,62}[a-zA-Z0-9])?")
 
 
-@dataclass(frozen=True, slots=True)
-class SpiffeId:
-    """An identity: trust domain, kind and subject (an id for managers and nodes, else a name)."""
-
+class _Parts(NamedTuple):
     trust_domain: str
     kind: Kind
     subject: str
 
-    def __post_init__(self) -> None:
-        if _TRUST_DOMAIN.fullmatch(self.trust_domain) is None or ".." in self.trust_domain:
+
+class SpiffeId(_Parts):
+    """An identity: trust domain, kind and subject (an id for managers and nodes, else a name)."""
+
+    __slots__ = ()
+
+    def __new__(cls, trust_domain: str, kind: Kind, subject: str) -> Self:
+        """Check the parts; raise InvalidRequest."""
+        if _TRUST_DOMAIN.fullmatch(trust_domain) is None or ".." in trust_domain:
             raise InvalidRequest("a trust domain takes lower-case letters, digits, '.' and '-'")
-        if _SUBJECT.fullmatch(self.subject) is None or ".." in self.subject:
+        if _SUBJECT.fullmatch(subject) is None or ".." in subject:
             raise InvalidRequest("the subject of a SPIFFE id is not valid")
+        return super().__new__(cls, trust_domain, kind, subject)
 
     def __str__(self) -> str:
         return f"spiffe://{self.trust_domain}/{self.kind.value}/{self.subject}"
@@ -51,8 +59,7 @@ class SpiffeId:
                 raise InvalidRequest("not a SPIFFE id of this cluster")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """An authenticated peer: what its certificate proves and nothing more; rights are read from the
     record."""
 

@@ -1,9 +1,11 @@
-"""Ids, revisions and names: the small types both ends share."""
+"""Ids, revisions and names: the small types both ends share.
+
+Named tuples, because every command loads this: `dataclasses` would take longer than all else here.
+"""
 
 import base64
 import re
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from cluster.protocol.errors import InvalidName, InvalidRequest
 
@@ -75,8 +77,7 @@ def check_target(text: str) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Incarnation:
+class Incarnation(NamedTuple):
     """Which life of the store a revision belongs to: raised by migration, restore and quorum
     recovery."""
 
@@ -88,8 +89,7 @@ class Incarnation:
         return self == other or self.counter > other.counter
 
 
-@dataclass(frozen=True, slots=True)
-class Revision:
+class Revision(NamedTuple):
     """A point in the store's history as it appears on the wire."""
 
     incarnation: Incarnation

@@ -4,7 +4,6 @@ Every way a value leaks by accident (repr, formatting, logging, pickling, copyin
 closed; `reveal()` is the one way out, and tests/architecture lists every place that calls it.
 """
 
-import hmac
 from typing import NoReturn, SupportsIndex
 
 
@@ -36,6 +35,9 @@ class SecretBytes:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretBytes):
             return NotImplemented
+        # Not at the top: every command makes secrets, and none compares them.
+        import hmac  # noqa: PLC0415
+
         return hmac.compare_digest(self._buffer, other._buffer)
 
     __hash__ = None  # type: ignore[assignment]  # a hash would be an oracle for the value
