@@ -120,6 +120,8 @@ def disk_gone(nemesis: "Nemesis") -> Iterator[str]:
     struck.kill()
     while any(map(_runs, engines)):
         time.sleep(POLL_S)
+    begun = list(log_of(struck).glob("*.wal"))
+    assert not begun, f"{struck.name}'s engine began anew where its disk had been"
     for left in struck.disk.mount_point.iterdir():
         shutil.rmtree(left)
     struck.disk.remount()
