@@ -66,26 +66,33 @@ def seal_record(
     """
     if not 0 <= generation <= MAX_GENERATION:
         raise InvariantViolation("a record's generation takes 64 bits")
-    header = Header(FORMAT, keyring.current, generation)
-    return _pack(header) + aead.seal_salted(
-        keyring.epoch_key(header.epoch),
-        _info(kind),
+    epoch = keyring.current
+    info, framed_kind = _info(kind)
+    return _HEADER.pack(FORMAT, epoch, generation) + aead.seal_salted(
+        keyring.epoch_key(epoch),
+        info,
         padding.pad(plaintext),
-        _associated(header, kind, engine_key),
+        _bound(framed_kind, engine_key, epoch, generation),
         entropy,
     )
 
 
+def sealed_size(size: int) -> int:
+    """Return how many bytes a plaintext of `size` bytes has once it is sealed."""
+    return _HEADER.size + aead.SALTED_OVERHEAD + padding.padded_size(size)
+
+
 def open_record(keyring: Keyring, *, kind: str, engine_key: bytes, sealed: bytes) -> Opened:
     """Return the record stored under `engine_key`, or raise OpenFailed, whatever the reason."""
-    header = peek(sealed)
+    _, epoch, generation = peek(sealed)
+    info, framed_kind = _info(kind)
     padded = aead.open_salted(
-        keyring.epoch_key(header.epoch),
-        _info(kind),
+        keyring.epoch_key(epoch),
+        info,
         sealed[_HEADER.size :],
-        _associated(header, kind, engine_key),
+        _bound(framed_kind, engine_key, epoch, generation),
     )
-    return Opened(header.generation, header.epoch, padding.unpad(padded))
+    return Opened(generation, epoch, padding.unpad(padded))
 
 
 def peek(sealed: bytes) -> Header:
@@ -98,23 +105,15 @@ def peek(sealed: bytes) -> Header:
     return header
 
 
-def _pack(header: Header) -> bytes:
-    return _HEADER.pack(header.format, header.epoch, header.generation)
-
-
 @cache
-def _info(kind: str) -> bytes:
-    return b"strongroom record 1|" + kind.encode()
+def _info(kind: str) -> tuple[bytes, bytes]:
+    """Return what the key is derived for, and the framed start of what is bound."""
+    return b"strongroom record 1|" + kind.encode(), aead.frame(FORMAT.to_bytes(1), kind.encode())
 
 
-@cache
-def _framed_kind(kind: str) -> bytes:
-    return aead.frame(FORMAT.to_bytes(1), kind.encode())
-
-
-def _associated(header: Header, kind: str, engine_key: bytes) -> bytes:
-    # The engine key is an HMAC of kind and id, so binding it binds the id.
-    # The same bytes as `aead.frame` of all five, put together with less work.
+def _bound(framed_kind: bytes, engine_key: bytes, epoch: int, generation: int) -> bytes:
+    # The engine key is an HMAC of kind and id, so binding it binds the id. These are the bytes of
+    # `aead.frame` over all five, put together with less work.
     size = len(engine_key).to_bytes(4)
-    state = _FRAMED_STATE.pack(4, header.epoch, 8, header.generation)
-    return b"".join((_framed_kind(kind), size, engine_key, state))
+    state = _FRAMED_STATE.pack(4, epoch, 8, generation)
+    return b"".join((framed_kind, size, engine_key, state))

@@ -52,8 +52,9 @@ class Keyring:
     index_key: SecretBytes
     epochs: Mapping[int, SecretBytes]
     current: int
-    _prefixes: dict[str, bytes] = field(default_factory=dict, init=False, compare=False)
-    """By kind: each of some twenty is asked for with every record."""
+    _kinds: dict[str, tuple[bytes, bytes]] = field(default_factory=dict, init=False, compare=False)
+    """Prefix and beginning of the label, by kind: one of some twenty is asked for with every
+    record."""
     _blinder: aead.Blinder = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -99,14 +100,12 @@ class Keyring:
 
     def kind_prefix(self, kind: str) -> bytes:
         """Return the 16 bytes that every engine key of a kind starts with."""
-        prefix = self._prefixes.get(kind)
-        if prefix is None:
-            prefix = self._prefixes[kind] = self._blind(f"kind|{_checked(kind)}")[:PREFIX_SIZE]
-        return prefix
+        return self._kind(kind)[0]
 
     def engine_key(self, kind: str, record_id: str) -> bytes:
         """Return the key a record is stored under, 48 bytes."""
-        return self.kind_prefix(kind) + self._blind(f"id|{kind}|{record_id}")
+        prefix, label = self._kinds.get(kind) or self._kind(kind)
+        return prefix + self._blinder.blind(label + record_id.encode())
 
     def stream_prefix(self, stream: str) -> bytes:
         """Return the 16 bytes that every key of an append stream starts with."""
@@ -144,6 +143,13 @@ class Keyring:
             raise OpenFailed from None
         epochs = {epoch: SecretBytes(key) for epoch, key in content.epochs.items()}
         return cls(SecretBytes(content.index_key), epochs, content.current)
+
+    def _kind(self, kind: str) -> tuple[bytes, bytes]:
+        known = self._kinds.get(kind)
+        if known is None:
+            prefix = self._blind(f"kind|{_checked(kind)}")[:PREFIX_SIZE]
+            known = self._kinds[kind] = prefix, f"id|{kind}|".encode()
+        return known
 
     def _blind(self, label: str) -> bytes:
         return self._blinder.blind(label.encode())

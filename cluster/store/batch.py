@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from cluster.engine.seam import (
     MAX_OPERATIONS,
     MAX_TRANSACTION_BYTES,
@@ -19,7 +21,7 @@ from cluster.engine.seam import (
     Put,
 )
 from cluster.protocol.errors import AlreadyExists, ClusterError, Conflict, StaleVersion
-from cluster.seal.envelope import seal_record
+from cluster.seal.envelope import seal_record, sealed_size
 from cluster.seal.keyring import Keyring
 from cluster.store.records import AuditEntry
 from cluster.system import Entropy
@@ -33,14 +35,16 @@ AUDIT_BYTES: Final = 16 * 1024
 """Kept free of the engine's limit for keys, registration and padding of the audit link."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlainPut:
+class PlainPut(msgspec.Struct, frozen=True, gc=False):
     """A record to be sealed and written."""
 
     kind: str
     key: bytes
     generation: int
-    plaintext: bytes = field(repr=False)
+    plaintext: bytes
+
+    def __repr__(self) -> str:
+        return f"PlainPut(kind={self.kind!r}, generation={self.generation})"
 
 
 @dataclass(slots=True, eq=False)
@@ -60,35 +64,48 @@ class Pending:
     writes: tuple[tuple[bytes, int], ...]
     """(blinded key, generation) for the audit link, where no entry carries them."""
     audit_bytes: int
+    size: int = field(init=False)
+    """Bytes it takes in a transaction, its part of the audit link included."""
+    written: frozenset[bytes] = field(init=False)
+    """The keys it writes or removes."""
     _sealed: tuple[Put, ...] = ()
     _sealed_by: Keyring | None = None
 
-    @property
-    def written(self) -> frozenset[bytes]:
-        """The keys it writes or removes."""
-        return frozenset(part.key for part in (*self.puts, *self.ready))
+    def __post_init__(self) -> None:
+        self.written = frozenset([part.key for part in (*self.puts, *self.ready)])
+        size = self.audit_bytes + sum(map(len, self.written))
+        for put in self.puts:
+            size += sealed_size(len(put.plaintext))
+        for operation in self.ready:
+            size += len(operation.value) if isinstance(operation, Put) else 0
+        for compare in (*self.compares, *self.guards):
+            size += len(compare.key)
+        self.size = size
 
-    @property
-    def touched(self) -> frozenset[bytes]:
-        """The keys it writes, removes or compares."""
-        return self.written | {compare.key for compare in self.compares}
+    def touches(self, keys: set[bytes]) -> bool:
+        """Return whether it writes, removes or compares one of these keys."""
+        return not keys.isdisjoint(self.written) or any(
+            compare.key in keys for compare in self.compares
+        )
 
     def operations(self, keyring: Keyring, entropy: Entropy) -> tuple[Operation, ...]:
         """Return the operations, sealed once per keyring however often the write is merged."""
         if self._sealed_by is not keyring:
             self._sealed = tuple(
-                Put(
-                    put.key,
-                    seal_record(
-                        keyring,
-                        kind=put.kind,
-                        engine_key=put.key,
-                        generation=put.generation,
-                        plaintext=put.plaintext,
-                        entropy=entropy,
-                    ),
-                )
-                for put in self.puts
+                [
+                    Put(
+                        put.key,
+                        seal_record(
+                            keyring,
+                            kind=put.kind,
+                            engine_key=put.key,
+                            generation=put.generation,
+                            plaintext=put.plaintext,
+                            entropy=entropy,
+                        ),
+                    )
+                    for put in self.puts
+                ]
             )
             self._sealed_by = keyring
         return (*self._sealed, *self.ready)
@@ -97,20 +114,13 @@ class Pending:
         """Return what the put at a place was sealed as last, None before it was."""
         return self._sealed[place].value if self._sealed else None
 
-    def size(self, keyring: Keyring, entropy: Entropy) -> int:
-        """Return the bytes it takes in a transaction, its part of the audit link included."""
-        operations = self.operations(keyring, entropy)
-        values = sum(len(o.value) for o in operations if isinstance(o, Put))
-        keys = sum(len(o.key) for o in (*operations, *self.compares, *self.guards))
-        return values + keys + self.audit_bytes
-
-    def fits_alone(self, keyring: Keyring, entropy: Entropy) -> bool:
-        """Return whether an engine can commit it at all."""
+    @property
+    def fits_alone(self) -> bool:
+        """Whether an engine can commit it at all."""
         counts = (len(self.compares) + len(self.guards), len(self.puts) + len(self.ready))
-        size = self.size(keyring, entropy)
         return (
             max(counts) + OWN_OPERATIONS < MAX_OPERATIONS
-            and size + AUDIT_BYTES <= MAX_TRANSACTION_BYTES
+            and self.size + AUDIT_BYTES <= MAX_TRANSACTION_BYTES
         )
 
     def fail(self, error: ClusterError) -> None:
@@ -147,7 +157,7 @@ def holds(compare: Compare, entry: Entry | None) -> bool:
     return entry is not None and entry.mod_revision == compare.mod_revision
 
 
-def take(queue: deque[Pending], keyring: Keyring, entropy: Entropy) -> list[Pending]:
+def take(queue: deque[Pending]) -> list[Pending]:
     """Remove the writes of the next batch from the queue, in its order.
 
     Writes whose caller gave up are dropped. The batch ends before a write that touches a key
@@ -164,9 +174,9 @@ def take(queue: deque[Pending], keyring: Keyring, entropy: Entropy) -> list[Pend
             continue
         compares += len(write.compares) + len(write.guards)
         operations += len(write.puts) + len(write.ready)
-        size += write.size(keyring, entropy)
+        size += write.size
         full = max(compares, operations) + OWN_OPERATIONS >= MAX_OPERATIONS or size > LARGE_BYTES
-        if batch and (full or not written.isdisjoint(write.touched)):
+        if batch and (full or write.touches(written)):
             break
         batch.append(queue.popleft())
         written |= write.written

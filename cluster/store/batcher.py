@@ -92,7 +92,7 @@ class Batcher:
         """
         if self._closed:
             raise errors.Unavailable("this manager is stopping; ask another manager")
-        if not write.fits_alone(self._cell.keyring, self._entropy):
+        if not write.fits_alone:
             raise errors.TransactionTooLarge
         self._queue.append(write)
         self._filled.set()
@@ -119,7 +119,7 @@ class Batcher:
     async def next_batch(self) -> list[Pending]:
         """Wait for writes and return those of one batch."""
         while True:
-            if batch := take(self._queue, self._cell.keyring, self._entropy):
+            if batch := take(self._queue):
                 return batch
             self._filled.clear()
             await self._filled.wait()  # by a lane, which ends with the store

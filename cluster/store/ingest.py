@@ -66,8 +66,6 @@ class Ingest:
         # The index key does not change, so neither do the prefixes.
         self._prefixes = {kind: keyring.kind_prefix(kind.value) for kind in Kind}
         self._kinds = {prefix: kind for kind, prefix in self._prefixes.items()}
-        # An enumeration's `value` is slow to look up.
-        self._names = {kind: kind.value for kind in Kind}
         self._known: dict[bytes, tuple[Kind, str, int]] = {}
         """Engine key -> kind, id ("" for a secret value) and mod_revision of all in the view."""
 
@@ -210,10 +208,10 @@ class Ingest:
         if own is not None:
             header = peek(sealed)
             return _Staged(kind, entry, header.generation, header.epoch, decode(kind, own))
-        keyring, name = self._cell.keyring, self._names[kind]
-        opened = open_record(keyring, kind=name, engine_key=key, sealed=sealed)
+        keyring = self._cell.keyring
+        opened = open_record(keyring, kind=kind, engine_key=key, sealed=sealed)
         record = decode(kind, opened.plaintext)
-        if keyring.engine_key(name, record.id) != key:
+        if keyring.engine_key(kind, record.id) != key:
             raise IntegrityError("a record lies under the key of another")
         return _Staged(kind, entry, opened.generation, opened.epoch, record)
 

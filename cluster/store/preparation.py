@@ -55,7 +55,7 @@ class _Parts:
                 self.compares.append(Absent(self.key(kind, record_id)))
 
     def key(self, kind: Kind, record_id: str) -> bytes:
-        return self.keyring.engine_key(kind.value, record_id)
+        return self.keyring.engine_key(kind, record_id)
 
     def require(self, stored: Stored[Record]) -> bytes:
         key = self.key(stored.record.kind, stored.record.id)
@@ -63,7 +63,7 @@ class _Parts:
         return key
 
     def put(self, record: Record, key: bytes, generation: int) -> None:
-        self.puts.append(PlainPut(record.kind.value, key, generation, encode(record)))
+        self.puts.append(PlainPut(record.kind, key, generation, encode(record)))
 
     def first_generation(self, kind: Kind, key: bytes) -> int:
         if kind not in RETURNING:

@@ -4,7 +4,15 @@ import pytest
 
 from cluster.protocol.errors import InvariantViolation, OpenFailed
 from cluster.seal import aead, padding
-from cluster.seal.envelope import FORMAT, MAX_GENERATION, Header, open_record, peek, seal_record
+from cluster.seal.envelope import (
+    FORMAT,
+    MAX_GENERATION,
+    Header,
+    open_record,
+    peek,
+    seal_record,
+    sealed_size,
+)
 from cluster.seal.keyring import Keyring, new_keyring
 from tests.support.entropy import SeededEntropy
 
@@ -51,6 +59,25 @@ def test_a_sealed_record_shows_format_epoch_and_generation_only(sealed: bytes) -
     assert peek(sealed) == Header(FORMAT, 1, 7)
     assert PLAINTEXT not in sealed
     assert len(sealed) == HEADER_SIZE + aead.SALTED_OVERHEAD + padding.MINIMUM_SIZE
+
+
+@pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 1_024, 100_000])
+def test_the_size_of_a_sealed_record_is_known_before(
+    keyring: Keyring, engine_key: bytes, entropy: SeededEntropy, size: int
+) -> None:
+    sealed = seal_record(
+        keyring, kind=KIND, engine_key=engine_key, generation=1, plaintext=bytes(size),
+        entropy=entropy,
+    )  # fmt: skip
+    assert len(sealed) == sealed_size(size)
+
+
+def test_what_is_bound_is_framed(keyring: Keyring, engine_key: bytes, sealed: bytes) -> None:
+    """The envelope frames by hand what `aead.frame` would: checked with the primitives alone."""
+    bound = aead.frame(b"\x01", KIND.encode(), engine_key, (1).to_bytes(4), (7).to_bytes(8))
+    info = b"strongroom record 1|" + KIND.encode()
+    padded = aead.open_salted(keyring.epoch_key(1), info, sealed[HEADER_SIZE:], bound)
+    assert padding.unpad(padded) == PLAINTEXT
 
 
 def test_no_changed_byte_goes_unnoticed(keyring: Keyring, engine_key: bytes, sealed: bytes) -> None:

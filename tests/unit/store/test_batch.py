@@ -40,7 +40,7 @@ def pending(
 def taken(*writes: Pending) -> list[list[int]]:
     """Return the batches that a queue yields, as indexes of its writes."""
     queue, batches = deque(writes), []
-    while batch := take(queue, KEYRING, ENTROPY):
+    while batch := take(queue):
         batches.append([writes.index(write) for write in batch])
     return batches
 
@@ -86,7 +86,7 @@ async def test_a_write_whose_caller_left_is_dropped() -> None:
     left = pending(puts=(b"a",))
     left.done.cancel()
     queue = deque([left, pending(puts=(b"b",))])
-    assert len(take(queue, KEYRING, ENTROPY)) == 1
+    assert len(take(queue)) == 1
     assert not queue
 
 
@@ -137,5 +137,5 @@ async def test_what_an_engine_cannot_commit_is_known_before(
     puts: int, size: int, *, fits: bool
 ) -> None:
     write = pending(puts=tuple(b"%d" % n for n in range(puts)), size=size)
-    assert write.fits_alone(KEYRING, ENTROPY) is fits
+    assert write.fits_alone is fits
     assert all(isinstance(operation, Put) for operation in write.operations(KEYRING, ENTROPY))
