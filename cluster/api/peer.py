@@ -9,6 +9,7 @@ dependency is pinned and tests/unit/api/test_peer.py holds the contract.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from typing import Any, Final, cast
 
 import structlog
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 
 from cluster.api.bounded_http import BoundedHttpProtocol
 from cluster.api.refused import CountRefused, Refused, uncounted
@@ -217,6 +219,11 @@ class PeerWebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol: takes over the transport, and with it the duty to forget it."""
 
     registry: ConnectionRegistry
+
+    def shutdown(self) -> None:
+        """Say goodbye as the listener ends, unless the peer is saying it already."""
+        with contextlib.suppress(InvalidState):
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""

@@ -4,18 +4,25 @@ Every test runs on asyncio's loop and on uvloop, which close TLS differently.
 """
 
 import asyncio
+import gc
 import json
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from typing import cast
 
 import pytest
 import uvloop
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from cluster.api.peer import ConnectionRegistry, caller_of
+from cluster.api.peer import (
+    ConnectionRegistry,
+    PeerHttpProtocol,
+    PeerWebSocketProtocol,
+    caller_of,
+)
 from cluster.api.refused import Refused
 from cluster.pki import tls
 from cluster.protocol.errors import ClusterError
@@ -152,6 +159,44 @@ def test_registry_counts_while_connections_live(cluster: ClusterAuthority, serve
         assert server.call(lambda: server.registry.count(who.fingerprint)) == 2
     server.wait_until(lambda: server.registry.total() == 0)
     assert server.call(lambda: server.registry.count(who.fingerprint)) == 0
+
+
+def test_a_listener_may_end_while_a_peer_says_goodbye(
+    cluster: ClusterAuthority, server: Serving
+) -> None:
+    def protocol() -> PeerWebSocketProtocol:
+        (watched,) = server.registry._by_transport.values()
+        found = watched.transport.get_protocol()
+        return cast("PeerWebSocketProtocol", found)
+
+    with open_websocket(cluster, server, cluster.issue(Kind.NODE)) as websocket:
+        ask_over(websocket)
+        served = server.call(protocol)
+    server.wait_until(lambda: server.registry.total() == 0)
+    assert not served.close_sent
+    server.call(served.shutdown)
+
+
+def test_what_ended_is_let_go_without_the_collector_of_cycles(
+    cluster: ClusterAuthority, server: Serving
+) -> None:
+    """Each keeps tens of kilobytes of TLS's buffers, and the collector comes by seldom."""
+    who = cluster.issue(Kind.NODE)
+
+    def known() -> int:
+        return sum(issubclass(type(one), PeerHttpProtocol) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = server.call(known)
+        ask(cluster, server, who)
+        with open_websocket(cluster, server, who) as websocket:
+            ask_over(websocket)
+            assert server.call(server.registry.total) == 1
+        server.wait_until(lambda: server.registry.total() == 0 and known() <= before)
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("by", ["fingerprint", "identity"])
