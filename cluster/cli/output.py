@@ -120,17 +120,25 @@ def print_result(args: Namespace, content: Mapping[str, object], line: str, key:
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "") -> None:
     """Print aligned columns."""
-    lines = [headings, *([printable(text) for text in row] for row in rows)]
+    lines = [headings, *map(_printable_row, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        padded = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        sys.stdout.write((indent + "  ".join(padded)).rstrip() + "\n")
+    padded = indent + "  ".join(f"{{:<{width}}}" for width in widths)
+    sys.stdout.write("".join(f"{padded.format(*line).rstrip()}\n" for line in lines))
+
+
+def _printable_row(row: Sequence[str]) -> Sequence[str]:
+    if "".join(row).isprintable():
+        return row
+    return [printable(text) for text in row]
 
 
 def cell(value: object) -> str:
     """Return a field as the text that stands in a table."""
+    if isinstance(value, str):
+        # Most fields of a long table: the patterns below take longer than all else about it.
+        return value or "-"
     match value:
-        case None | "":
+        case None:
             return "-"
         case bool():
             return "yes" if value else "no"
