@@ -337,6 +337,50 @@ MUTANTS: Final = (
         ),
         "kill-one,pause-agent",
     ),
+    Mutant(
+        "act-without-the-duty",
+        "a holder that lost its lease goes on writing (a lock without fencing)",
+        (
+            (
+                "cluster/duties.py",
+                "    return lambda write: replace(write, guards=(*write.guards, guard))",
+                "    return lambda write: replace(write, guards=(*write.guards, guard)[:0])",
+            ),
+        ),
+        "lease-lost",
+        1.5,
+    ),
+    Mutant(
+        "start-without-log",
+        "a member that forgot everything takes part under its old name (etcd on another disk)",
+        (("cluster/engine/etcd_member.py", "            await self._until_log_is_there()\n", ""),),
+        "disk-gone",
+        1.0,
+    ),
+    Mutant(
+        "keep-past-the-lease",
+        "a dead-man's switch that does not switch",
+        (
+            (
+                "agent/lease.py",
+                "        if not file.wipe_on_lease_loss:\n",
+                "        if not file.wipe_on_lease_loss or now_s:\n",
+            ),
+        ),
+        "node-lease-lost",
+    ),
+    Mutant(
+        "where-forgets",
+        "operators are not told where a version was, once it is gone from there",
+        (
+            (
+                "cluster/control/exposure.py",
+                "            if version is None or one.record.version == version\n",
+                "            if version is None and one.record.dropped_at is None\n",
+            ),
+        ),
+        "kill-one,pause-agent",
+    ),
 )
 
 
