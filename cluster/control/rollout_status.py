@@ -113,6 +113,7 @@ def _target_shown(target: RolloutTarget, view: View) -> dict[str, JSON]:
         "node": node.record.name if node is not None else target.node_id,
         "state": target.state.value,
         "released": target.released_at is not None,
+        "released_at": moment(target.released_at),
         "at": moment(target.at) if target.at else None,
         "error": target.error,
     }

@@ -7,18 +7,21 @@ judged by whoever knows the records.
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from tests.scale.filling import name_of, value_of
-from tests.scale.findings import Findings, Returned, Rotated
-from tests.scale.fleet import SimulatedFleet
+from tests.scale.findings import Findings, Returned, Rotated, behind_s
+from tests.scale.fleet import Latency, SimulatedFleet
 from tests.scale.options import Options
 from tests.scale.processes import cpu_s
 from tests.support.running import RunningCluster, wait_until
 
 EVERYWHERE: Final = "everywhere"
 EVERYWHERE_UID: Final = 19_999
+GROUP: Final = 250
+"""Nodes that the service on every node is updated on at once, as an operator would have it."""
 FIRST_UID: Final = 20_000
 AWAY_S: Final = 4.0
 """Shorter than a manager waits before it calls a node down."""
@@ -90,6 +93,7 @@ class Churn:
         self._versions[secret] += 1
         value = value_of(self._options.seed, secret, 1 + self._versions[secret])
         manager = self._cluster.managers[0].pid
+        calendar_s = time.time() - time.monotonic()
         cpu_before_s, started_s = cpu_s(manager), time.monotonic()
         answer = self._cluster.ok("POST", f"/v1/secrets/{secret}/versions", value)
         version = int(answer["version"])
@@ -104,7 +108,24 @@ class Churn:
                 written_s=max((one.written_s for one in taken.values()), default=0.0),
                 acked_s=max((one.acked_s for one in taken.values()), default=0.0),
                 manager_cpu_s=cpu_s(manager) - cpu_before_s,
+                behind_s=self._longest_behind_s(
+                    answer.get("rollout"), taken, started_s + calendar_s
+                ),
             )
+        )
+
+    def _longest_behind_s(
+        self, rollout: str | None, taken: Mapping[str, Latency], started_s: float
+    ) -> float:
+        """Return how long an agent lacked at most what the records wanted there.
+
+        `started_s`: when the rotation was asked for, on the calendar. A task that a rollout in
+        groups released later is counted from there; every other from the beginning.
+        """
+        shown = self._cluster.ok("GET", f"/v1/rollouts/{rollout}")["targets"] if rollout else []
+        released_s = {one["node"]: _unix_s(one["released_at"]) for one in shown}
+        return behind_s(
+            {agent: started_s + one.acked_s for agent, one in taken.items()}, released_s, started_s
         )
 
     def _update(self) -> None:
@@ -142,3 +163,19 @@ class Churn:
 
     def _availability(self, node: str, wanted: str) -> None:
         self._cluster.ok("PATCH", f"/v1/nodes/{node}", {"availability": wanted})
+
+
+def everywhere_draft() -> dict[str, Any]:
+    """Return the service that is on every node; a change of it goes out in groups."""
+    return {
+        "name": EVERYWHERE,
+        "uid": EVERYWHERE_UID,
+        "gid": EVERYWHERE_UID,
+        "global": True,
+        "references": [{"source": name_of(0)}],
+        "update": {"parallelism": GROUP, "monitor_s": 0, "on_failure": "continue"},
+    }
+
+
+def _unix_s(moment: str | None) -> float | None:
+    return None if moment is None else datetime.fromisoformat(moment).timestamp()

@@ -30,6 +30,9 @@ class Rotated:
     """Until the last of them had acknowledged."""
     manager_cpu_s: float
     """What the manager's process took meanwhile, for whatever it did."""
+    behind_s: float
+    """The longest that one of them lacked what the records wanted there: a rollout in groups holds
+    the others at the version before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,28 @@ def memory_faults(samples: Sequence[Sample]) -> list[str]:
 
 def late_faults(rotations: Sequence[Rotated], behind_s: float) -> list[str]:
     """Return the rotations that left a running agent behind for too long."""
-    late = [one for one in rotations if one.acked_s > behind_s]
+    late = [one for one in rotations if one.behind_s > behind_s]
     return _named(
-        f"{one.secret} {one.version}: the last of {one.agents} agents acknowledged after "
-        f"{one.acked_s:.2f} s"
+        f"{one.secret} {one.version}: one of {one.agents} agents was behind for "
+        f"{one.behind_s:.2f} s"
         for one in late
+    )
+
+
+def behind_s(
+    acked_s: Mapping[str, float], released_s: Mapping[str, float | None], asked_s: float
+) -> float:
+    """Return the longest that an agent was behind. All are moments of one calendar.
+
+    `acked_s`: when each agent had acknowledged; `released_s`: when a rollout released the change to
+    its node, which one without groups does as it begins; `asked_s`: when it was asked for.
+    """
+    return max(
+        (
+            acked - max(asked_s, released_s.get(agent) or asked_s)
+            for agent, acked in acked_s.items()
+        ),
+        default=0.0,
     )
 
 

@@ -15,8 +15,8 @@ from typing import Final
 from tests.scale.calls import Call, ask_all
 from tests.scale.churn import (
     EVERYWHERE,
-    EVERYWHERE_UID,
     Churn,
+    everywhere_draft,
     service_draft,
     service_name,
 )
@@ -100,14 +100,11 @@ def _populate(
         fleet.join(options.agents)
     with _phase(cluster, findings, "start the agents"):
         fleet.start(options.agents, _PATIENCE_S)
-    everywhere = {
-        "name": EVERYWHERE, "uid": EVERYWHERE_UID, "gid": EVERYWHERE_UID, "global": True,
-        "references": [{"source": name_of(0)}],
-    }  # fmt: skip
     drafts = [service_draft(n, options.replicas) for n in range(1, options.services + 1)]
     with _phase(cluster, findings, "create the services"):
         calls = (Call("POST", "/v1/services", json.dumps(d).encode()) for d in drafts)
-        _ask(cluster, iter([*calls, Call("POST", "/v1/services", json.dumps(everywhere).encode())]))
+        last = Call("POST", "/v1/services", json.dumps(everywhere_draft()).encode())
+        _ask(cluster, iter([*calls, last]))
     with _phase(cluster, findings, "until every service is in place"):
         wanted = options.services * options.replicas + options.agents
         wait_until(

@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from tests.scale.findings import Rotated, Sample, file_faults, late_faults, memory_faults
+from tests.scale.findings import (
+    Rotated,
+    Sample,
+    behind_s,
+    file_faults,
+    late_faults,
+    memory_faults,
+)
 from tests.scale.options import parse
 
 STEADY = Sample(0.0, 100_000, 200_000, 50, 500, 1.0, 1.0, 0.0, 0.0, 1.0)
@@ -40,10 +47,19 @@ def test_a_short_run_says_nothing_of_memory() -> None:
 
 
 def test_a_rotation_that_leaves_agents_behind_is_named() -> None:
-    late = Rotated(1.0, "db", 3, 12, 4.0, 6.0, 0.1)
-    (fault,) = late_faults([replace(late, acked_s=4.9), late], 5.0)
+    late = Rotated(1.0, "db", 3, 12, 4.0, 30.0, 0.1, 6.0)
+    (fault,) = late_faults([replace(late, behind_s=4.9), late], 5.0)
     assert "db 3" in fault
     assert "6.00 s" in fault
+
+
+def test_behind_counts_from_the_release_to_the_node_and_never_from_before_the_request() -> None:
+    acked = {"first": 12.0, "second": 19.0}
+    assert behind_s(acked, {"first": 10.0, "second": 16.0}, 10.0) == 3.0
+    assert behind_s(acked, {"first": 2.0, "second": 16.0}, 11.0) == 3.0
+    assert behind_s(acked, {"first": 10.0, "second": None}, 10.0) == 9.0
+    assert behind_s(acked, {}, 10.0) == 9.0
+    assert behind_s({}, {}, 10.0) == 0.0
 
 
 @pytest.mark.parametrize(
