@@ -119,8 +119,7 @@ class Churn:
     ) -> float:
         """Return how long an agent lacked at most what the records wanted there.
 
-        `started_s`: when the rotation was asked for, on the calendar. A task that a rollout in
-        groups released later is counted from there; every other from the beginning.
+        `started_s`: when the rotation was asked for, on the calendar.
         """
         shown = self._cluster.ok("GET", f"/v1/rollouts/{rollout}")["targets"] if rollout else []
         released_s = {one["node"]: _unix_s(one["released_at"]) for one in shown}

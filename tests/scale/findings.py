@@ -109,13 +109,13 @@ def behind_s(
     """Return the longest that an agent was behind. All are moments of one calendar.
 
     `acked_s`: when each agent had acknowledged; `released_s`: when a rollout released the change to
-    its node, which one without groups does as it begins; `asked_s`: when it was asked for.
+    its node; `asked_s`: when it was asked for. The first group counts from there, and so does every
+    agent of a rollout without groups: a manager that is slow to begin is behind.
     """
+    first_s = min((moment for moment in released_s.values() if moment is not None), default=asked_s)
+    later_s = {agent: moment for agent, moment in released_s.items() if moment and moment > first_s}
     return max(
-        (
-            acked - max(asked_s, released_s.get(agent) or asked_s)
-            for agent, acked in acked_s.items()
-        ),
+        (acked - max(asked_s, later_s.get(agent, asked_s)) for agent, acked in acked_s.items()),
         default=0.0,
     )
 

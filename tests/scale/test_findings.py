@@ -55,11 +55,12 @@ def test_a_rotation_that_leaves_agents_behind_is_named() -> None:
 
 def test_behind_counts_from_the_release_to_the_node_and_never_from_before_the_request() -> None:
     acked = {"first": 12.0, "second": 19.0}
-    assert behind_s(acked, {"first": 10.0, "second": 16.0}, 10.0) == 3.0
-    assert behind_s(acked, {"first": 2.0, "second": 16.0}, 11.0) == 3.0
-    assert behind_s(acked, {"first": 10.0, "second": None}, 10.0) == 9.0
-    assert behind_s(acked, {}, 10.0) == 9.0
-    assert behind_s({}, {}, 10.0) == 0.0
+    assert behind_s(acked, {"first": 9.5, "second": 16.0}, 9.0) == 3.0
+    assert behind_s(acked, {"first": 2.0, "second": 16.0}, 9.0) == 3.0
+    assert behind_s(acked, {"first": 9.5, "second": None}, 9.0) == 10.0
+    assert behind_s(acked, {"first": 11.0, "second": 11.0}, 9.0) == 10.0
+    assert behind_s(acked, {}, 9.0) == 10.0
+    assert behind_s({}, {}, 9.0) == 0.0
 
 
 @pytest.mark.parametrize(
