@@ -1,7 +1,7 @@
 """The cryptographic primitives: AES-256-GCM, HKDF-SHA256, HMAC-SHA256 and HPKE.
 
 Owns every call of them outside `cluster.pki`, with its sizes, its associated data and the reason
-why a nonce cannot repeat. Knows no record, file or key hierarchy, and keeps nothing. Sources: NIST
+why a nonce cannot repeat. Knows no record, file or key hierarchy. Sources: NIST
 SP 800-38D, RFC 5869, RFC 2104, RFC 9180 (base mode; DHKEM(X25519, HKDF-SHA256), HKDF-SHA256,
 AES-256-GCM).
 """
@@ -28,6 +28,9 @@ SALT_SIZE = 32
 _HEAD = SALT_SIZE + NONCE_SIZE
 SALTED_OVERHEAD = SALT_SIZE + NONCE_SIZE + TAG_SIZE
 """Bytes that `seal_salted` adds to a plaintext."""
+SEALS_PER_SALT = 1_024
+"""How often a `Sealer` seals: far below what AES-256-GCM allows under one key."""
+_COUNT_SIZE = 4
 
 DIGEST_SIZE = 32
 HPKE_PUBLIC_KEY_SIZE = 32
@@ -103,20 +106,67 @@ def seal_salted(
     The key is HKDF(key, salt, info) with a fresh salt, so a nonce repeats under one key only if 32
     random bytes do.
     """
-    drawn = entropy.token(_HEAD)
-    salt, nonce = drawn[:SALT_SIZE], drawn[SALT_SIZE:]
-    return drawn + _salted(key, salt, info).encrypt(nonce, plaintext, associated)
+    return Sealer(key, info, entropy).seal(plaintext, associated, entropy)
 
 
 def open_salted(key: SecretBytes, info: bytes, sealed: bytes, associated: bytes) -> bytes:
-    """Return the plaintext of `seal_salted`, or raise OpenFailed."""
-    if len(sealed) < SALTED_OVERHEAD:
-        raise OpenFailed
-    salt, nonce, ciphertext = sealed[:SALT_SIZE], sealed[SALT_SIZE:_HEAD], sealed[_HEAD:]
-    try:
-        return _salted(key, salt, info).decrypt(nonce, ciphertext, associated)
-    except InvalidTag:
-        raise OpenFailed from None
+    """Return the plaintext of `seal_salted` or of a `Sealer`, or raise OpenFailed."""
+    return Opener(key, sealed[:SALT_SIZE], info).open(sealed, associated)
+
+
+def is_counted(sealed: bytes) -> bool:
+    """Return whether a `Sealer`'s count may begin the nonce: version 0.1.0 drew a salt for each
+    record, and its key is needed once."""
+    return int.from_bytes(sealed[SALT_SIZE : SALT_SIZE + _COUNT_SIZE]) < SEALS_PER_SALT
+
+
+class Sealer:
+    """Seals as `seal_salted` does, `SEALS_PER_SALT` times under one salt that it draws itself.
+
+    Its nonces begin with a count, so that none repeats under its key; nobody else has that key
+    unless 32 random bytes repeat. The random rest is for a machine that was copied as it ran.
+    """
+
+    __slots__ = ("_cipher", "_count", "_salt")
+
+    def __init__(self, key: SecretBytes, info: bytes, entropy: Entropy) -> None:
+        self._salt = entropy.token(SALT_SIZE)
+        self._cipher = AESGCM(derive(key, self._salt, info).reveal())
+        self._count = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has sealed all that it may."""
+        return self._count >= SEALS_PER_SALT
+
+    def seal(self, plaintext: bytes, associated: bytes, entropy: Entropy) -> bytes:
+        """Return salt | nonce | ciphertext | tag."""
+        if self._count >= SEALS_PER_SALT:
+            raise InvariantViolation("this salt has sealed all that it may")
+        nonce = self._count.to_bytes(_COUNT_SIZE) + entropy.token(NONCE_SIZE - _COUNT_SIZE)
+        self._count += 1
+        return self._salt + nonce + self._cipher.encrypt(nonce, plaintext, associated)
+
+
+class Opener:
+    """Opens what was sealed under one salt."""
+
+    __slots__ = ("_cipher",)
+
+    def __init__(self, key: SecretBytes, salt: bytes, info: bytes) -> None:
+        self._cipher = AESGCM(derive(key, salt, info).reveal())
+
+    def open(self, sealed: bytes, associated: bytes) -> bytes:
+        """Return the plaintext of salt | nonce | ciphertext | tag, or raise OpenFailed.
+
+        The salt is the caller's to look at: it says which opener.
+        """
+        if len(sealed) < SALTED_OVERHEAD:
+            raise OpenFailed
+        try:
+            return self._cipher.decrypt(sealed[SALT_SIZE:_HEAD], sealed[_HEAD:], associated)
+        except InvalidTag:
+            raise OpenFailed from None
 
 
 def hpke_keypair() -> HpkeKeyPair:
@@ -154,10 +204,6 @@ def hpke_open(private_key: SecretBytes, purpose: str, context: bytes, sealed: by
 
 def _hpke_info(purpose: str, context: bytes) -> bytes:
     return frame(b"strongroom hpke 1", purpose.encode(), context)
-
-
-def _salted(key: SecretBytes, salt: bytes, info: bytes) -> AESGCM:
-    return AESGCM(derive(key, salt, info).reveal())
 
 
 def _cipher(key: SecretBytes, nonce: bytes) -> AESGCM:

@@ -10,7 +10,8 @@ with the one it saw last. Source: ADR 0004.
     associated   format, kind, engine key, epoch, generation, each behind its length
 
 The key hangs on a random salt, never on id and generation: two managers may seal the same pair, and
-a transaction that lost its compare still lies in the engine's log.
+a transaction that lost its compare still lies in the engine's log. A salt serves many records of
+one kind (`record_keys`); the nonce tells them apart.
 """
 
 import struct
@@ -68,7 +69,7 @@ def seal_record(
         raise InvariantViolation("a record's generation takes 64 bits")
     epoch = keyring.current
     info, framed_kind = _info(kind)
-    return _HEADER.pack(FORMAT, epoch, generation) + aead.seal_salted(
+    return _HEADER.pack(FORMAT, epoch, generation) + keyring.record_keys.seal(
         keyring.epoch_key(epoch),
         info,
         padding.pad(plaintext),
@@ -86,8 +87,9 @@ def open_record(keyring: Keyring, *, kind: str, engine_key: bytes, sealed: bytes
     """Return the record stored under `engine_key`, or raise OpenFailed, whatever the reason."""
     _, epoch, generation = peek(sealed)
     info, framed_kind = _info(kind)
-    padded = aead.open_salted(
+    padded = keyring.record_keys.open(
         keyring.epoch_key(epoch),
+        epoch,
         info,
         sealed[_HEADER.size :],
         _bound(framed_kind, engine_key, epoch, generation),

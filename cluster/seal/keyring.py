@@ -19,6 +19,7 @@ from cluster.protocol.errors import Conflict, InvariantViolation, NotFound, Open
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.protocol.undecodable import UNDECODABLE
 from cluster.seal import aead, padding
+from cluster.seal.record_keys import RecordKeys
 from cluster.system import Entropy
 
 PREFIX_SIZE = 16
@@ -56,6 +57,8 @@ class Keyring:
     """Prefix and beginning of the label, by kind: one of some twenty is asked for with every
     record."""
     _blinder: aead.Blinder = field(init=False, compare=False)
+    record_keys: RecordKeys = field(default_factory=RecordKeys, init=False, compare=False)
+    """Derived from the keys of the epochs."""
 
     def __post_init__(self) -> None:
         # The current epoch is the highest and stays, so a destroyed epoch's number never returns.

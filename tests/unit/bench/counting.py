@@ -24,7 +24,7 @@ from cluster.engine.seam import (
 from cluster.seal import aead
 
 OURS = str(Path(cluster.__file__).parent)
-SEAL, OPEN = aead.seal_salted.__code__, aead.open_salted.__code__
+SEAL, OPEN = aead.Sealer.seal.__code__, aead.Opener.open.__code__
 
 
 @dataclass

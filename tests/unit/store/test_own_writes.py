@@ -102,13 +102,13 @@ async def test_only_what_others_wrote_is_opened(
     """The port to the cipher counts; everything behind it is real."""
     other = await lab.open("m2")
     opened: list[bytes] = []
-    open_salted = aead.open_salted
+    open_ = aead.Opener.open
 
-    def counting(*arguments: bytes) -> bytes:
-        opened.append(arguments[-1])
-        return open_salted(*arguments)  # type: ignore[arg-type]  # as they came
+    def counting(self: aead.Opener, sealed: bytes, associated: bytes) -> bytes:
+        opened.append(associated)
+        return open_(self, sealed, associated)
 
-    monkeypatch.setattr(aead, "open_salted", counting)
+    monkeypatch.setattr(aead.Opener, "open", counting)
     revision = await store.commit(Write((Create(node("n1")),)))
     await other.view.wait_for(revision, 30.0)
     key = lab.key(node("n1").kind, "n1")
