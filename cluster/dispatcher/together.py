@@ -51,10 +51,19 @@ class Together(Generic[T]):
             # It starts in the loop's next turn: who was woken by the same change has asked by then.
             worker = asyncio.create_task(self._carry_out(), name="together")
             self._workers.add(worker)
+            # For one that is cancelled before its first step; who runs leaves by itself.
             worker.add_done_callback(self._workers.discard)
         await done
 
     async def _carry_out(self) -> None:
+        try:
+            await self._portions()
+        finally:
+            # At once: whoever asks before the task's done callback must not count on this worker.
+            if (worker := asyncio.current_task()) is not None:
+                self._workers.discard(worker)
+
+    async def _portions(self) -> None:
         while portion := self._take():
             try:
                 outcomes = await self.work([asked.item for asked in portion])

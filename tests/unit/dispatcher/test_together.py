@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.dispatcher.together import AT_ONCE, Together
 from cluster.protocol.errors import PermissionDenied, Unavailable
@@ -117,3 +119,61 @@ async def test_nobody_waits_for_a_worker_that_was_ended() -> None:
     work.fails_with = asyncio.CancelledError()
     with pytest.raises(asyncio.CancelledError):
         await together.do("a", "a", frozenset("a"))
+
+
+async def at_once(items: Sequence[str]) -> Sequence[Exception | None]:
+    """Work that never suspends, as an update that finds nothing to write."""
+    return [None] * len(items)
+
+
+async def asked_in_turns(turns: Sequence[int]) -> int:
+    """Ask from as many tasks, each after so many turns of the loop; return how many wait on."""
+    together = Together(at_once, 10)
+
+    async def ask(number: int, after: int) -> None:
+        for _ in range(after):
+            await asyncio.sleep(0)
+        await together.do(str(number), number, frozenset({str(number)}))
+
+    asking = [asyncio.create_task(ask(number, after)) for number, after in enumerate(turns)]
+    for _ in range(max(turns, default=0) + 10):
+        await asyncio.sleep(0)
+    waiting = [task for task in asking if not task.done()]
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+    return len(waiting)
+
+
+async def test_who_asks_while_the_last_workers_end_is_served() -> None:
+    together = Together(at_once, 10)
+    late: list[asyncio.Task[None]] = []
+
+    async def ask(item: str) -> None:
+        await together.do(item, item, frozenset({item}))
+
+    def ask_late() -> None:
+        late.append(asyncio.create_task(ask("late")))
+
+    early = [asyncio.create_task(ask(str(number))) for number in range(AT_ONCE)]
+    asyncio.get_running_loop().call_soon(ask_late)
+    await asyncio.gather(*early)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert late[0].done()
+
+
+@given(st.lists(st.integers(0, 6), max_size=12))
+def test_nobody_is_left_whatever_turn_it_asks_in(turns: list[int]) -> None:
+    assert asyncio.run(asked_in_turns(turns)) == 0
+
+
+async def test_one_that_is_cancelled_before_its_first_step_keeps_nobody_from_a_worker() -> None:
+    together = Together(at_once, 10)
+    asking = asyncio.create_task(together.do("a", "a", frozenset("a")))
+    await asyncio.sleep(0)
+    (worker,) = (task for task in asyncio.all_tasks() if task.get_name() == "together")
+    worker.cancel()
+    await asyncio.sleep(0)
+    assert await asked(together, "b") == [None]
+    await asking
