@@ -8,7 +8,7 @@ moment goes into one write (`together`); each node has its own entry in the audi
 outcome.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,14 @@ import structlog
 from cluster.dispatcher.assignments import Assignments
 from cluster.dispatcher.health import with_health
 from cluster.dispatcher.together import Together
-from cluster.protocol.errors import Conflict, PermissionDenied, Unavailable
+from cluster.protocol.errors import (
+    AlreadyExists,
+    Conflict,
+    PermissionDenied,
+    StaleVersion,
+    TransactionTooLarge,
+    Unavailable,
+)
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
 from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
 from cluster.store.records import (
@@ -33,7 +40,15 @@ from cluster.store.records import (
     receipt_id,
     task_id,
 )
-from cluster.store.sealed_store import Create, Replace, Require, SealedStore, Step, Write
+from cluster.store.sealed_store import (
+    UPDATE_ATTEMPTS,
+    Create,
+    Replace,
+    Require,
+    SealedStore,
+    Step,
+    Write,
+)
 from cluster.store.view import Stored, View
 from cluster.system import Clock
 
@@ -46,14 +61,31 @@ STEPS_PER_WRITE: Final = 2 * CHANGES_PER_WRITE
 limit; so are the acks of many nodes."""
 REQUIRED_PER_WRITE: Final = 110
 """Records that one write of receipts compares or creates, within the engine's limit."""
+KEYS_PER_WRITE: Final = (REQUIRED_PER_WRITE - 3) // 2
+"""Receipts of one task in a write: each rests on its secret, all on node, service and task."""
+ATTEMPTS_TOGETHER: Final = 3
+"""Attempts of a write for many nodes: one of them whose records keep changing holds up no other."""
+APART: Final = (TransactionTooLarge, StaleVersion, AlreadyExists)
+"""What the records of one node may bring upon a write for many."""
+
+Key = tuple[SecretId, VersionNumber]
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """Receipts that a node needs for one service."""
+    """Receipts that a node needs for one service, as many as one write takes."""
 
     node_id: NodeId
-    assignment: ServiceAssignment
+    service_id: ServiceId
+    keys: tuple[Key, ...]
+
+    @property
+    def touches(self) -> frozenset[str]:
+        """Something for each record that they rest on or are."""
+        task = f"{self.service_id}.{self.node_id}"
+        secrets = (secret_id for secret_id, _ in self.keys)
+        receipts = (f"{task}/{secret_id}/{version}" for secret_id, version in self.keys)
+        return frozenset((self.node_id, self.service_id, task, *secrets, *receipts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +108,8 @@ class Receipts:
     _reported: Together[_Reported] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._wanted = Together(self._issue_all, REQUIRED_PER_WRITE)
-        self._reported = Together(self._complete_all, STEPS_PER_WRITE)
+        self._wanted = Together(self._issue_all, REQUIRED_PER_WRITE, APART)
+        self._reported = Together(self._complete_all, STEPS_PER_WRITE, APART)
 
     def missing(self, node_id: NodeId, assignments: Iterable[ServiceAssignment]) -> bool:
         """Return whether a version in `assignments` has no open receipt for this node."""
@@ -91,14 +123,8 @@ class Receipts:
         the assignments again.
         """
         for assignment in assignments:
-            if keys := _unissued(self.store.view, node_id, assignment):
-                service_id = assignment.service_id
-                touches = {node_id, service_id, f"{service_id}.{node_id}"}
-                touches.update(secret_id for secret_id, _ in keys)
-                touches.update(f"{secret_id}/{version}/{node_id}" for secret_id, version in keys)
-                await self._wanted.do(
-                    _Wanted(node_id, assignment), (node_id, service_id), frozenset(touches)
-                )
+            for wanted in _pieces(self.store.view, node_id, assignment):
+                await self._wanted.do(wanted, (node_id, wanted.service_id), wanted.touches)
 
     async def _issue_all(self, wanted: Sequence[_Wanted]) -> Sequence[Exception | None]:
         outcomes: list[Exception | None] = []
@@ -110,7 +136,7 @@ class Receipts:
             audit: list[AuditEntry] = []
             for number, one in enumerate(wanted):
                 try:
-                    found = self._issue(view, one.node_id, one.assignment)
+                    found = self._issue(view, one)
                 except PermissionDenied as denied:
                     outcomes[number] = denied
                     continue
@@ -122,14 +148,16 @@ class Receipts:
                     audit.append(found.audit)
             return Write((*required.values(), *receipts), tuple(audit)) if receipts else None
 
-        await self.store.update(decide)
+        await self.store.update(decide, _attempts(wanted))
         return outcomes
 
-    def _issue(self, view: View, node_id: NodeId, assignment: ServiceAssignment) -> "_Issue | None":
-        keys = _unissued(view, node_id, assignment)
+    def _issue(self, view: View, wanted: _Wanted) -> "_Issue | None":
+        # What else has no receipt by now was not reckoned with when the portion was made up: it is
+        # asked for again.
+        node_id, service_id = wanted.node_id, wanted.service_id
+        keys = _without_receipt(view, node_id, service_id, wanted.keys)
         if not keys:
             return None
-        service_id = ServiceId(assignment.service_id)
         node = view.nodes.get(node_id)
         task = view.tasks.get(task_id(service_id, node_id))
         service = view.services.get(service_id)
@@ -208,7 +236,7 @@ class Receipts:
             return Write(tuple(steps)) if steps else None
 
         while left:
-            await self.store.update(decide)
+            await self.store.update(decide, _attempts(left))
             # Of one that is not complete, the next write finds what is left to change.
             left = left[complete:]
         return [None] * len(reported)
@@ -324,18 +352,32 @@ def _dropped(receipt: ReceiptRecord, now: float) -> ReceiptRecord:
     return msgspec.structs.replace(receipt, dropped_at=dropped_at, error="")
 
 
-def _unissued(
-    view: View, node_id: NodeId, assignment: ServiceAssignment
-) -> list[tuple[SecretId, VersionNumber]]:
-    """Return the versions of an assignment without an open receipt. A dropped one counts as none:
-    what comes back is issued anew."""
-    service_id = ServiceId(assignment.service_id)
-    keys = sorted(
-        {(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files}
-    )
+def _unissued(view: View, node_id: NodeId, assignment: ServiceAssignment) -> list[Key]:
+    """Return the versions of an assignment without an open receipt, in order."""
+    keys = {(SecretId(file.secret_id), VersionNumber(file.version)) for file in assignment.files}
+    return _without_receipt(view, node_id, ServiceId(assignment.service_id), sorted(keys))
+
+
+def _without_receipt(
+    view: View, node_id: NodeId, service_id: ServiceId, keys: Iterable[Key]
+) -> list[Key]:
+    """Return those without an open receipt. A dropped one counts as none: what comes back is issued
+    anew."""
     return [
         key for key in keys if not _open(view.receipts.get(receipt_id(*key, node_id, service_id)))
     ]
+
+
+def _pieces(view: View, node_id: NodeId, assignment: ServiceAssignment) -> Iterator[_Wanted]:
+    """Yield what an assignment lacks in pieces that one write takes each."""
+    keys = _unissued(view, node_id, assignment)
+    for start in range(0, len(keys), KEYS_PER_WRITE):
+        piece = tuple(keys[start : start + KEYS_PER_WRITE])
+        yield _Wanted(node_id, ServiceId(assignment.service_id), piece)
+
+
+def _attempts(portion: Sequence[object]) -> int:
+    return UPDATE_ATTEMPTS if len(portion) == 1 else ATTEMPTS_TOGETHER
 
 
 def _open(stored: Stored[ReceiptRecord] | None) -> bool:

@@ -30,6 +30,7 @@ from cluster.protocol.errors import (
     Evicted,
     PermissionDenied,
     SessionExpired,
+    TransactionTooLarge,
     Unavailable,
 )
 from cluster.protocol.ids import (
@@ -289,7 +290,7 @@ class AgentSession:
             except Evicted:
                 await self._wipe()
                 raise
-            except (Unavailable, Conflict, PermissionDenied) as error:
+            except (Unavailable, Conflict, PermissionDenied, TransactionTooLarge) as error:
                 # The record cannot be written now, so nothing is issued; the agent keeps what it
                 # has.
                 log.warning(

@@ -30,12 +30,15 @@ class Together(Generic[T]):
     """Portions of what is asked for, each carried out by one call of `work`.
 
     `work` takes a portion and returns, for each of its items, what is wrong with it, or None; what
-    it raises befalls them all.
+    it raises befalls them all, unless one of them alone may be the cause.
     """
 
     work: Callable[[Sequence[T]], Awaitable[Sequence[Exception | None]]]
     most: int
     """How many things one portion touches at most; an item that touches more goes alone."""
+    apart: tuple[type[Exception], ...] = ()
+    """What one item may bring upon the others: where `work` raises it for several, each is carried
+    out once more by itself."""
     _asked: list[_Asked[T]] = field(default_factory=list)
     _workers: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -66,15 +69,23 @@ class Together(Generic[T]):
     async def _portions(self) -> None:
         while portion := self._take():
             try:
-                outcomes = await self.work([asked.item for asked in portion])
-            except Exception as error:  # noqa: BLE001  # it is raised again, by each who asked
-                outcomes = [error] * len(portion)
+                outcomes = await self._outcomes([asked.item for asked in portion])
             except BaseException:
                 for asked in portion:
                     asked.done.cancel()
                 raise
             for asked, wrong in zip(portion, outcomes, strict=True):
                 _tell(asked.done, wrong)
+
+    async def _outcomes(self, items: Sequence[T]) -> Sequence[Exception | None]:
+        try:
+            return await self.work(items)
+        except Exception as error:  # noqa: BLE001  # it is raised again, by each who asked
+            if len(items) == 1 or not isinstance(error, self.apart):
+                return [error] * len(items)
+        async with asyncio.TaskGroup() as group:
+            each = [group.create_task(self._outcomes([item])) for item in items]
+        return [outcome for task in each for outcome in task.result()]
 
     def _take(self) -> list[_Asked[T]]:
         """Remove the next portion from what is asked for, in its order."""

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.dispatcher.together import AT_ONCE, Together
-from cluster.protocol.errors import PermissionDenied, Unavailable
+from cluster.protocol.errors import PermissionDenied, StaleVersion, Unavailable
 
 
 class Work:
@@ -81,6 +81,21 @@ async def test_a_failure_befalls_all_of_its_portion_and_none_after() -> None:
     assert [type(one) for one in await asked(together, "a", "b")] == [Unavailable] * 2
     work.fails_with = None
     assert await asked(together, "a") == [None]
+
+
+async def test_what_one_may_bring_upon_all_befalls_that_one_alone() -> None:
+    portions: list[list[str]] = []
+
+    async def work(items: Sequence[str]) -> Sequence[Exception | None]:
+        portions.append(list(items))
+        if "restless" in items:
+            raise StaleVersion
+        return [PermissionDenied() if item == "denied" else None for item in items]
+
+    together = Together(work, 10, (StaleVersion,))
+    wrong = await asked(together, "a", "restless", "denied")
+    assert [type(one) for one in wrong] == [type(None), StaleVersion, PermissionDenied]
+    assert portions == [["a", "restless", "denied"], ["a"], ["restless"], ["denied"]]
 
 
 async def test_who_gave_up_is_left_out_and_the_others_are_served() -> None:
@@ -163,6 +178,7 @@ async def test_who_asks_while_the_last_workers_end_is_served() -> None:
     assert late[0].done()
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 6), max_size=12))
 def test_nobody_is_left_whatever_turn_it_asks_in(turns: list[int]) -> None:
     assert asyncio.run(asked_in_turns(turns)) == 0
