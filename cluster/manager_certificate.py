@@ -20,6 +20,7 @@ from cluster.config import Config
 from cluster.control.issuing import trust_bundle
 from cluster.control.managers import Managers
 from cluster.control.policy import Principal
+from cluster.pki.audit_statement import AuditStatement, sign
 from cluster.pki.csr import key_to_pem, make_csr, new_key
 from cluster.pki.renewal import renew_at
 from cluster.pki.tls import LiveContext, client_context, server_context
@@ -58,6 +59,12 @@ class ManagerCertificate:
     def ends_at_s(self) -> float:
         """Return when the certificate in use ends, in Unix seconds."""
         return self._not_after.timestamp()
+
+    def sign(self, statement: AuditStatement) -> bytes:
+        """Return the file of an audit statement, signed with the key of the certificate in use."""
+        chain, _ = self._current()
+        root = trust_bundle(self.store.view).roots[0]
+        return sign(statement, self.contents.tls_key.reveal(), chain, root)
 
     async def ensure_fresh(self) -> None:
         """Renew the certificate if its time has come, and build the contexts to serve with."""

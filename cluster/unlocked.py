@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from cluster.api import (
     routes_agent,
     routes_audit,
+    routes_checkpoint,
     routes_cluster,
     routes_configs,
     routes_events,
@@ -41,6 +42,7 @@ from cluster.api.refused import CountRefused, Refused
 from cluster.api.request_log import RequestLog
 from cluster.config import Config
 from cluster.control.audit_archives import AuditArchives
+from cluster.control.audit_statements import AuditStatements
 from cluster.control.issuing import trust_bundle
 from cluster.control.policy import Role
 from cluster.departures import Departures
@@ -54,6 +56,7 @@ from cluster.membership import ManagerAdmission, NoAdmission
 from cluster.metrics import Metrics
 from cluster.pki.tls import LiveContext
 from cluster.protocol import wire
+from cluster.protocol.errors import Locked
 from cluster.protocol.identity import Kind as IdentityKind
 from cluster.protocol.identity import SpiffeId
 from cluster.protocol.ids import NodeId
@@ -242,8 +245,16 @@ class UnlockedManager:
             routes_exposure.routes(cases.edge, cases.exposure, cases.evictions),
             routes_events.routes(cases.edge, cases.events),
             routes_audit.routes(cases.edge, cases.audit),
+            routes_checkpoint.routes(cases.edge, self._statements),
             routes_metrics.routes(cases.edge, cases.requests, self.read_metrics),
             routes_managers.routes(cases.edge, self._membership(), self._departures()),
+        )
+
+    def _statements(self) -> AuditStatements:
+        if self.certificate is None:
+            raise Locked
+        return AuditStatements(
+            self.cases.audit, self.store, self.clock, self.cases.manager_id, self.certificate.sign
         )
 
     def _join_api(self) -> FastAPI:

@@ -6,18 +6,14 @@ What was exported from the store lies on one manager's disk and is asked for on 
 
 import argparse
 import json
-import os
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 from urllib.parse import quote
 
-from cluster.cli import answers
+from cluster.cli import answers, audit_checkpoint
 from cluster.cli.arguments import (
     DEFAULT_ADMIN_SOCKET,
     Parser,
@@ -27,14 +23,13 @@ from cluster.cli.arguments import (
     positive,
     verbs_of,
 )
+from cluster.cli.audit_checkpoint import TIMEOUT_S, new_file
 from cluster.cli.connection import Connection, Query, connect
 from cluster.cli.output import ExitCode, cell, complain, print_json, print_rows, say, warn
-from cluster.protocol.errors import AlreadyExists, InvalidRequest
+from cluster.protocol.errors import InvalidRequest
 
 FOLLOW_S: Final = 1.0
 PAGE: Final = 1_000
-TIMEOUT_S: Final = 300.0
-"""Verifying opens every link since the last checkpoint, 100,000 of them at most."""
 
 _ARCHIVES: Final = (
     ("FILE", "name"),
@@ -45,6 +40,7 @@ _ARCHIVES: Final = (
     ("FOLLOWS", "follows"),
     ("WHY", "why"),
 )
+_VERIFICATION: Final = "/v1/audit/verification"
 _FILTERS: Final = ("caller", "action", "resource", "request_id")
 
 
@@ -73,16 +69,21 @@ def add_commands(parser: Parser) -> None:
     verify = verbs.add_parser(
         "verify",
         help="recompute every chain and compare the store with what they tell",
-        description="Exit 0: whole. Exit 1: not whole; see docs/how-to/integrity.md.",
+        description="Exit 0: whole. Exit 1: not whole; see docs/how-to/integrity.md. With "
+        "--checkpoint, also that nothing is gone which a signed checkpoint states.",
     )
+    audit_checkpoint.add_flags(verify)
     add_connection(verify)
     verify.set_defaults(run=_verify)
+
+    audit_checkpoint.add_verb(verbs)
 
     export = verbs.add_parser(
         "export",
         help="write entries as JSON lines to a new file",
-        description="Writes what is in the store, or with --archive one export file of this "
-        "machine's manager. FILE must not exist; - is standard output.",
+        description="Writes what is in the store, and FILE.checkpoint, signed by a manager, which "
+        "states how far the chains went; or with --archive one export file of this machine's "
+        "manager. FILE must not exist; - is standard output, without a signed checkpoint.",
     )
     export.add_argument("file", metavar="FILE")
     export.add_argument("--archive", metavar="NAME", help="from `audit archives`")
@@ -220,7 +221,13 @@ def _columns(entry: answers.Answer) -> list[str]:
 
 
 def _verify(args: Namespace) -> int:
-    verdict = connect(args).get("/v1/audit/verification", timeout_s=TIMEOUT_S)
+    file = None if args.checkpoint is None else audit_checkpoint.load_proven(args)
+    if args.offline:
+        return audit_checkpoint.show(args, file)
+    if file is None:
+        verdict = connect(args).get(_VERIFICATION, timeout_s=TIMEOUT_S)
+    else:
+        verdict = connect(args).judge(_VERIFICATION, file, timeout_s=TIMEOUT_S)
     whole = verdict.get("whole") is True
     if args.format == "json":
         print_json(verdict)
@@ -231,6 +238,8 @@ def _verify(args: Namespace) -> int:
         say(f"chains       {len(chains)} with {cell(verdict.get('links'))} links")
         say(f"records      {cell(verdict.get('records'))} compared with them")
         say(f"checkpoint   {_checkpoint(verdict)}")
+        if file is not None:
+            say(f"compared     {audit_checkpoint.compared(verdict)}")
         say(f"verdict      {'whole' if whole else 'NOT WHOLE'}, at revision {_revision(verdict)}")
         for wrong in answers.rows(verdict, "wrong"):
             say(f"wrong        {cell(wrong.get('kind'))}: {cell(wrong.get('what'))}")
@@ -265,34 +274,16 @@ def _export(args: Namespace) -> int:
 
         entries = admin_socket.lines(args.admin_socket, path)
     number = 0
-    with _new_file(args.file) as file:
+    with new_file(args.file) as file:
         for entry in entries:
             file.write(json.dumps(entry) + "\n")
             number += 1
     if args.file != "-":
         warn(f"{number} entries written to {args.file}")
+    if args.file != "-" and args.archive is None:
+        # Behind the last page: it states all chains at least as far as the entries go.
+        audit_checkpoint.write(connection, f"{args.file}{audit_checkpoint.SUFFIX}")
     return ExitCode.DONE
-
-
-@contextmanager
-def _new_file(name: str) -> Iterator[TextIO]:
-    """Give a new file of mode 0600 that is whole and durable under its name, or not there."""
-    if name == "-":
-        yield sys.stdout
-        return
-    path = Path(name)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise AlreadyExists(f"{name} exists; name a new file") from None
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        path.unlink()
-        raise
 
 
 def _archives(args: Namespace) -> int:

@@ -42,6 +42,9 @@ ERRORS: Final = 400
 """Where HTTP's errors begin."""
 
 REQUEST_ID_HEADER: Final = "strongroom-request-id"
+REVISION_HEADER: Final = "strongroom-revision"
+NOTHING_SEEN: Final = f"0.{'a' * 26}.0"
+"""A revision of a life before every store's."""
 
 Query = Sequence[tuple[str, str]]
 
@@ -69,6 +72,12 @@ class Connection:
         target = path + _query_text(query)
         headers = {REQUEST_ID_HEADER: format_id(self._entropy.token(ID_SIZE))}
         return self._exchange((endpoint,), "GET", target, None, headers, ANSWER_TIMEOUT_S)
+
+    def judge(self, path: str, file: bytes, *, timeout_s: float) -> Answer:
+        """Return what a manager finds in a file. Nothing is changed, and nothing is said of what
+        was seen before: a store that went back shall say so, and not that it lags."""
+        headers = {"content-type": "application/json", REVISION_HEADER: NOTHING_SEEN}
+        return self._call("POST", path, (), SecretBytes(file), headers, timeout_s)
 
     def write(
         self,
@@ -101,7 +110,7 @@ class Connection:
         Raises Unavailable or MalformedMessage when it breaks off: nothing is asked again.
         """
         at = turn % len(self.endpoints)
-        headers = {"strongroom-revision": self._seen.revision} if self._seen.revision else {}
+        headers = {REVISION_HEADER: self._seen.revision} if self._seen.revision else {}
         with stream_lines(
             (*self.endpoints[at:], *self.endpoints[:at]),
             "GET",
@@ -178,7 +187,7 @@ class Connection:
         timeout_s: float,
     ) -> Answer:
         if self._seen.revision:
-            headers = {**headers, "strongroom-revision": self._seen.revision}
+            headers = {REVISION_HEADER: self._seen.revision, **headers}
         response = request(
             endpoints,
             method,
@@ -203,7 +212,7 @@ class Connection:
         )
 
     def _note_revision(self, response: Response) -> None:
-        revision = response.headers.get("strongroom-revision", "")
+        revision = response.headers.get(REVISION_HEADER, "")
         if revision and _is_newer(revision, self._seen.revision):
             self._remember(Seen(revision, self._seen.endpoints))
 

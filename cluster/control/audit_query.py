@@ -119,13 +119,21 @@ class AuditQuery:
 
         Raises PermissionDenied, Unavailable if the engine cannot be read.
         """
-        await self._record(principal, "verify")
+        return verdict(await self.tale(principal, "verify"))
+
+    async def tale(self, principal: Principal, detail: str) -> Tale:
+        """Return what the chains tell and what contradicts it, for a reader who is put on record
+        with `detail` before.
+
+        Raises PermissionDenied, Unavailable if the engine cannot be read.
+        """
+        await self._record(principal, detail)
         async with self._verifying:
             tale = await self._tale()
             # What was put back under a running manager it met itself, and believes its own memory.
             faults = [(fault.kind, fault.what) for fault in self._requests.store.view.faults]
             tale.wrong += [fault for fault in faults if fault not in tale.wrong]
-            return _verdict(tale)
+            return tale
 
     async def _tale(self) -> Tale:
         store = self._requests.store
@@ -199,7 +207,8 @@ def entry_shown(
     }
 
 
-def _verdict(tale: Tale) -> dict[str, JSON]:
+def verdict(tale: Tale) -> dict[str, JSON]:
+    """Return what a verification found, as answers show it."""
     checkpoint = tale.checkpoint
     return {
         "whole": not tale.wrong,

@@ -17,6 +17,7 @@ from starlette.routing import Route, WebSocketRoute
 from cluster.api import (
     routes_agent,
     routes_audit,
+    routes_checkpoint,
     routes_cluster,
     routes_configs,
     routes_events,
@@ -156,6 +157,8 @@ TABLE = (
     Row("GET", "/metrics", READERS),
     Row("GET", "/v1/audit", READERS),
     Row("GET", "/v1/audit/verification", READERS),
+    Row("POST", "/v1/audit/verification", READERS),
+    Row("GET", "/v1/audit/checkpoint", READERS),
     Row("POST", "/v1/keys/rotate", "admin"),
     Row("GET", "/v1/nodes", READERS),
     Row("GET", "/v1/nodes/{name}", READERS, "/v1/nodes/n1"),
@@ -183,6 +186,7 @@ TABLE = (
 ROUTERS: tuple[Callable[..., APIRouter], ...] = (
     routes_agent.routes,
     routes_audit.routes,
+    routes_checkpoint.routes,
     routes_cluster.routes,
     routes_configs.routes,
     routes_events.routes,

@@ -22,6 +22,7 @@ ALLOWED = {
     "agent/joining.py: joined.bundle.root_digest() != token.root_digest": "public certificates'",
     "cluster/pki/trust_bundle.py: hashlib.sha256(der).hexdigest() == root_digest": "the same",
     "cluster/control/enrolment.py: node.public_keys[0] == digest": "a public key's",
+    "cluster/control/audit_statements.py: digest != head.digest": "of links, in a signed file",
     "cluster/control/requests.py: (record.caller, record.digest) != "
     "(self._context.principal.name, self._context.digest)": "keyed, of the caller's own request",
     "cluster/seal/unlock.py: SecretBytes(unlock_verifier(unlock_key)) == SecretBytes(verifier)": (

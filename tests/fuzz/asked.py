@@ -27,8 +27,11 @@ from cluster.api import edge, routes_audit
 from cluster.cli import admin_socket, events, failures
 from cluster.control import version_terms
 from cluster.engine.etcd_peers import voters_in
+from cluster.pki import audit_statement
+from cluster.pki.audit_statement import AuditStatement, StatedHead
 from cluster.protocol.errors import ClusterError
 from cluster.protocol.https_client import Response
+from cluster.protocol.identity import Kind
 from cluster.protocol.loopback import parse_loopback_url
 from cluster.protocol.undecodable import UNDECODABLE
 from cluster.protocol.wire import CERTIFICATE_TARGETS
@@ -36,6 +39,7 @@ from tests.fuzz.messages import example
 from tests.fuzz.networked import AUTHORITY, NODE, text
 from tests.fuzz.stored import on_file
 from tests.fuzz.target import CANARY, Target
+from tests.support.authority import TRUST_DOMAIN
 
 LOOP: Final = asyncio.new_event_loop()
 """Never runs: what is read is there before it is read."""
@@ -147,6 +151,15 @@ def _svid(data: bytes) -> None:
         load_svid(Path(place))
 
 
+def _signed_checkpoint(data: bytes) -> None:
+    audit_statement.proven(data, AUTHORITY.control_der, TRUST_DOMAIN)
+
+
+def _stated(data: bytes) -> None:
+    """Read what a manager signed: only who holds its key gets so far."""
+    audit_statement._statement(data)
+
+
 _LEASE: Final = b'{"boot_id":"c4n4ry77","sent_s":1.5,"lease_s":60.0}'
 _PROBLEM: Final = b'{"code":"not_found","message":"c4n4ry77"}'
 _REPLY: Final = msgspec.json.encode(
@@ -163,6 +176,15 @@ _KEPT: Final = b'[{"at_s":1.5,"time_s":2.5,"stream":"out","text":"c4n4ry77"}]'
 _MEMBERS: Final = b'[{"peerURLs":["https://c4n4ry77:1"],"isLearner":false}, {"isLearner":true}]'
 _OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nx: c4n4ry77\r\n\r\n"
 _GET: Final = b"GET /metrics HTTP/1.1\r\nhost: c4n4ry77\r\n\r\n"
+_STATED: Final = AuditStatement(
+    cluster_id=CANARY.decode(), trust_domain=TRUST_DOMAIN, manager_id="m1",
+    at=AUTHORITY.clock.now().timestamp(), incarnation_counter=1, incarnation_unique="a",
+    revision=7, checkpoint=0, chains=(StatedHead(f"audit/m1/{CANARY.decode()}/0", 3, "ab" * 32),),
+)  # fmt: skip
+_SIGNER: Final = AUTHORITY.issue(Kind.MANAGER, "m1")
+_SIGNED: Final = audit_statement.sign(
+    _STATED, _SIGNER.key_pem, _SIGNER.chain_pem, AUTHORITY.root_der
+)
 _JSON_WORDS: Final = (b"\xff", b"[" * 3000, b"9" * 5000, b"1e999", b"null", b"[]", b"{}")
 _ROOT: Final = x509.load_der_x509_certificate(AUTHORITY.root_der).public_bytes(Encoding.PEM)
 _MOUNT: Final = b"\0".join((NODE.chain_pem, NODE.key_pem, _ROOT))
@@ -197,4 +219,7 @@ TARGETS: Final = (
         "engine-members", voters_in, (_MEMBERS,), declared=(ValueError,), words=_JSON_WORDS,
     ),
     Target("svid", _svid, (_MOUNT,)),
+    Target("signed-checkpoint", _signed_checkpoint, (_SIGNED,), words=_JSON_WORDS),
+    Target("signed-checkpoint-payload", _stated, (msgspec.json.encode(_STATED),),
+           words=_JSON_WORDS),
 )  # fmt: skip

@@ -33,6 +33,8 @@ WITHOUT: Final = {
     "agent/cli/spiffe.py::_place": FRAMED,
     "agent/identity.py::AgentIdentity.validity": "the own leaf, which `own-leaf` took",
     "agent/joining.py::fetch_bundle": "a root that the token's digest proves",
+    "cluster/cli/audit_checkpoint.py::_prove": "what `context` took",
+    "cluster/cli/audit_checkpoint.py::show": "what `signed-checkpoint` took",
     "cluster/cli/config.py::_content": MANAGER,
     "cluster/cli/connection.py::Connection._tls": "what `context` took",
     "cluster/cli/enrolment.py::_proven_bundle": "a root that the token's digest proves",
@@ -48,6 +50,7 @@ WITHOUT: Final = {
     "cluster/joining.py::_pem": MANAGER,
     "cluster/manager_certificate.py::ManagerCertificate._plan": "what `seal-file` took",
     "cluster/manager_certificate.py::ManagerCertificate._renew": "issued here",
+    "cluster/pki/audit_statement.py::sign": "what `seal-file` took",
     "cluster/pki/ca.py::Authority.from_der": STORE,
 }
 

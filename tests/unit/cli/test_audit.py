@@ -8,6 +8,9 @@ import pytest
 
 from cluster.cli import audit
 from cluster.cli.context_files import Context
+from cluster.pki.audit_statement import AuditStatement, StatedHead, sign
+from cluster.protocol.identity import Kind
+from tests.support.authority import TRUST_DOMAIN, ClusterAuthority
 from tests.unit.cli.canned import Asked, Canned, Reply
 from tests.unit.cli.conftest import Run
 
@@ -107,17 +110,88 @@ def test_verdict_is_printed_and_the_exit_code_says_it(
     assert "docs/how-to/integrity.md" in done.err
 
 
-def test_export_writes_a_new_file(
-    run: Run, manager: Canned, context: Context, tmp_path: Path
+def test_export_writes_a_new_file_and_a_signed_checkpoint(
+    run: Run, manager: Canned, context: Context, authority: ClusterAuthority, tmp_path: Path
 ) -> None:
     manager.on("GET /v1/audit", page(ENTRY, REFUSED))
+    manager.on("GET /v1/audit/checkpoint", (200, signed(authority)))
     target = tmp_path / "audit.jsonl"
     assert run("audit", "export", str(target)).code == 0
+    assert (tmp_path / "audit.jsonl.checkpoint").stat().st_mode & 0o777 == 0o600
+    assert manager.asked[-1].path == "/v1/audit/checkpoint", "behind the last page"
     assert [json.loads(line) for line in target.read_text().splitlines()] == [ENTRY, REFUSED]
     assert target.stat().st_mode & 0o777 == 0o600
     again = run("audit", "export", str(target))
     assert again.code == 1
     assert "exists; name a new file" in again.err
+
+
+def signed(authority: ClusterAuthority) -> dict[str, Any]:
+    """Return what a manager of the context's cluster answers."""
+    manager = authority.issue(Kind.MANAGER, "m1")
+    statement = AuditStatement(
+        cluster_id="c1", trust_domain=TRUST_DOMAIN, manager_id="m1",
+        at=authority.clock.now().timestamp(), incarnation_counter=1, incarnation_unique="first",
+        revision=7, checkpoint=0, chains=(StatedHead("audit/m1/b1/0", 3, "ab" * 32),),
+    )  # fmt: skip
+    file = sign(statement, manager.key_pem, manager.chain_pem, authority.root_der)
+    return dict(json.loads(file))
+
+
+def test_checkpoint_is_written_and_compared(
+    run: Run, manager: Canned, context: Context, authority: ClusterAuthority, tmp_path: Path
+) -> None:
+    """It goes to a manager as it is, which is not told how far the store once was."""
+    manager.on("GET /v1/audit/checkpoint", (200, signed(authority)))
+    found = {
+        "compared": {
+            "at": "2026-01-01T00:00:00.000Z", "manager_id": "m1", "chains": 1, "forgotten": ["x"]
+        }
+    }  # fmt: skip
+    lost = {"whole": False, "wrong": [{"kind": "audit", "what": "links 2 to 3 are missing"}]}
+    manager.on("POST /v1/audit/verification", (200, VERDICT | found), (200, VERDICT | found | lost))
+    target = tmp_path / "kept"
+    done = run("audit", "checkpoint", "--output", str(target))
+    assert (done.code, done.out) == (0, "")
+    words = ("audit", "verify", "--checkpoint", str(target))
+    whole = run(*words)
+    assert (whole.code, whole.err) == (0, "")
+    assert "with 1 chains as manager m1 stated them" in whole.out
+    assert "1 ended and were trimmed since" in whole.out
+    asked = manager.asked[-1]
+    assert asked.body == target.read_bytes()
+    assert asked.headers["strongroom-revision"].startswith("0.")
+    done = run(*words)
+    assert done.code == 1
+    assert "wrong        audit: links 2 to 3 are missing" in done.out
+
+
+def test_checkpoint_is_checked_without_a_manager(
+    run: Run, manager: Canned, context: Context, authority: ClusterAuthority, tmp_path: Path
+) -> None:
+    target = tmp_path / "kept"
+    target.write_text(json.dumps(signed(authority)))
+    words = ("audit", "verify", "--offline", "--checkpoint", str(target))
+    done = run(*words)
+    assert (done.code, done.err) == (0, "")
+    assert "signed by    manager m1" in done.out
+    assert "chain        audit/m1/b1/0 up to link 3" in done.out
+    assert json.loads(run(*words, "--format", "json").out)["cluster_id"] == "c1"
+    target.write_text(json.dumps(signed(ClusterAuthority())))
+    for offline in (words, ("audit", "verify", "--checkpoint", str(target))):
+        done = run(*offline)
+        assert (done.code, "not of this cluster" in done.err) == (3, True)
+    assert manager.asked == []
+    assert run("audit", "verify", "--offline").code == 1
+
+
+def test_checkpoint_that_no_manager_signed_is_not_written(
+    run: Run, manager: Canned, context: Context, tmp_path: Path
+) -> None:
+    manager.on("GET /v1/audit/checkpoint", (200, signed(ClusterAuthority())))
+    target = tmp_path / "kept"
+    assert run("audit", "checkpoint", "--output", str(target)).code == 3
+    assert not target.exists()
 
 
 def test_export_that_fails_leaves_no_file(
