@@ -252,13 +252,14 @@ class EtcdMember:
             self._child = await self._spawn(command)
 
     async def _ended(self, child: asyncio.subprocess.Process) -> int:
-        """Return a child's exit status; note before that it has a log by now."""
-        while not self._had_log:
+        """Return a child's exit status; note whether it had a log, while it runs and at its end."""
+        status: int | None = None
+        while status is None:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOG_LOOK_S):
-                    return await child.wait()
-            self._had_log = await asyncio.to_thread(self._has_log)
-        return await child.wait()
+                async with asyncio.timeout(None if self._had_log else LOG_LOOK_S):
+                    status = await child.wait()
+            self._had_log = self._had_log or await asyncio.to_thread(self._has_log)
+        return status
 
     async def _until_log_is_there(self) -> None:
         """Return at once but for a member that had a log and has none now."""

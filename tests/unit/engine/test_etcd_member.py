@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
+from cluster.engine import etcd_member
 from cluster.engine.etcd_launch import ORPHANED
 from cluster.engine.etcd_launch import __file__ as launcher
 from cluster.engine.etcd_member import (
@@ -177,6 +179,38 @@ async def test_a_member_whose_log_is_gone_waits_for_it(member: RunningMember) ->
     data_dir.with_name("unmounted").rename(data_dir)
     assert (await present(member.engine, b"k")).value == b"v"
     assert member.member.pid not in {None, crashed}
+
+
+async def test_so_does_one_that_died_before_anybody_looked_for_its_log(
+    member: RunningMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first start, which ends before the first look; its disk goes away once that was told."""
+    await member.member.stop()
+    member.member.wipe_data_dir()
+    member.member = EtcdMember(member.member.settings)
+    monkeypatch.setattr(etcd_member, "LOG_LOOK_S", 600)
+    await member.member.start(member.initial, "new")
+    await commit(member.engine, Put(b"k", b"v"))
+    crashed = member.member.pid
+    assert crashed is not None
+    data_dir = member.member.settings.data_dir
+    told: list[str] = []
+
+    def take_away(_: object, __: str, event: EventDict) -> EventDict:
+        told.append(event["event"])
+        if told[-1] == "engine.member_ended":
+            data_dir.rename(data_dir.with_name("unmounted"))
+            monkeypatch.setattr(etcd_member, "LOG_LOOK_S", 0.05)
+        return event
+
+    with capture_logs(processors=[take_away]):
+        os.kill(crashed, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while len(told) < 2:  # noqa: ASYNC110  # a log
+                await asyncio.sleep(0.05)
+    assert told == ["engine.member_ended", "engine.member_log_gone"]
+    data_dir.with_name("unmounted").rename(data_dir)
+    assert (await present(member.engine, b"k")).value == b"v"
 
 
 async def test_a_stopped_member_stays_down(member: RunningMember) -> None:
