@@ -3,14 +3,23 @@
 Routes are taken over as they are rather than included: an included router is matched through layers
 that cost more than a short request's own work. What is asked most goes first, because routes are
 tried in order; `direct` calls those that can do without FastAPI. Source: docs/explanation/
-performance.md.
+performance.md. A query of more parameters than any route takes is refused before it is read.
 """
+
+from typing import Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.types import Receive, Scope, Send
 
 from cluster.api import error_map
 from cluster.api.direct import DirectRoutes
+from cluster.protocol.errors import InvalidRequest
+
+QUERY_PARAMETERS: Final = 256
+"""Of one request. A head has room for some 10,000, which a stranger would have us read."""
+_MANY_PARAMETERS: Final = InvalidRequest(
+    f"the query holds more than {QUERY_PARAMETERS} parameters; ask with fewer"
+)
 
 
 class Application(FastAPI):
@@ -28,7 +37,11 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run one WebSocket."""
-        found = self._direct.find(scope) if scope["type"] == "http" else None
+        http = scope["type"] == "http"
+        if http and scope["query_string"].count(b"&") >= QUERY_PARAMETERS:
+            await error_map.error_response(_MANY_PARAMETERS)(scope, receive, send)
+            return
+        found = self._direct.find(scope) if http else None
         if found is None:
             await super().__call__(scope, receive, send)
         else:

@@ -54,6 +54,7 @@ class _Way:
     def arguments(self, query: bytes) -> dict[str, object] | None:
         """Return the arguments in a query, or None for what FastAPI shall judge."""
         arguments: dict[str, object] = {}
+        repeated: dict[str, list[object]] = {}
         # As Starlette reads it; of a parameter that is given twice, the last counts.
         for name, text in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
             parameter = self.query.get(name)
@@ -63,8 +64,10 @@ class _Way:
             if value is None:
                 return None
             if parameter.repeated:
-                value = [*_list(arguments.get(name)), value]
-            arguments[name] = value
+                repeated.setdefault(name, []).append(value)
+            else:
+                arguments[name] = value
+        arguments.update(repeated)
         return arguments if self.required <= arguments.keys() else None
 
 
@@ -173,7 +176,3 @@ def _whole(text: str) -> int | None:
 
 def _number(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

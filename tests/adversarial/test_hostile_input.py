@@ -89,6 +89,7 @@ RAW_REQUESTS = {
     "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "long-path": b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
     "many-headers": b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 50_000 + HOST + b"\r\n",
+    "many-parameters": b"GET /v1/secrets?" + b"label&" * 10_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
     "endless-header": b"GET / HTTP/1.1\r\nx: " + b"a" * 2_000_000,
     "nul-path": b"GET /v1/secrets/%00%00 HTTP/1.1\r\n" + HOST + b"\r\n",
     "dots": b"GET /v1/../v1/secrets/..%2f..%2fetc%2fpasswd HTTP/1.1\r\n" + HOST + b"\r\n",

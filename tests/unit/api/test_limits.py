@@ -1,17 +1,25 @@
 """Limits before any work: nobody's requests shut out another's."""
 
 import asyncio
+import sys
 from collections import Counter
-from collections.abc import Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from types import FrameType
+from typing import Annotated, Any
 
 import pytest
+from fastapi import APIRouter, FastAPI, Query
+from fastapi import Request as Asked
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cluster.api.application import QUERY_PARAMETERS, application
+from cluster.api.error_map import json_response
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.refused import Refused
 from cluster.protocol.errors import PayloadTooLarge
 from tests.support.clock import ManualClock
+from tests.unit.api.lab import Answer, ask
 
 pytestmark = pytest.mark.threat("T-16")
 
@@ -156,3 +164,67 @@ async def test_flood_of_requests_is_work_without_limits() -> None:
     for _ in range(10):
         await bare.application({"client": ("10.0.0.1", 1)}, receive, send)
     assert sent == [200] * 10
+
+
+# --- queries -------------------------------------------------------------------------------------
+
+ROUTES = {"takes": "/takes", "takes no query": "/none", "is FastAPI's": "/whole", "is not": "/not"}
+
+
+def queried() -> FastAPI:
+    """Return an application with a route of each kind."""
+    router = APIRouter()
+
+    @router.get("/takes")
+    async def takes(request: Asked, label: Annotated[Sequence[str], Query()] = ()) -> Response:
+        return json_response(len(label))
+
+    @router.get("/none")
+    async def none(request: Asked) -> Response:
+        return json_response({})
+
+    @router.get("/whole")
+    async def whole(label: Annotated[list[str], Query()]) -> int:
+        return len(label)
+
+    return application("test", router)
+
+
+async def steps_of(app: FastAPI, path: str, parameters: int) -> tuple[Answer, int]:
+    """Return the answer and how many functions were called for it."""
+    steps = 0
+
+    def count(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal steps
+        steps += event in {"call", "c_call"}
+
+    target = f"{path}?{'&'.join(['label'] * parameters)}"
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        answer = await ask(app, "GET", target)
+    finally:
+        sys.setprofile(before)
+    return answer, steps
+
+
+@pytest.mark.parametrize("path", ROUTES.values(), ids=ROUTES)
+async def test_a_query_without_end_is_refused_unread(path: str) -> None:
+    """A head has room for 10,000 parameters; to read them takes longer than to refuse them."""
+    app = queried()
+    await steps_of(app, path, QUERY_PARAMETERS)  # what is made once
+    most, reading = await steps_of(app, path, QUERY_PARAMETERS)
+    refused = [await steps_of(app, path, parameters) for parameters in (257, 1_000, 10_000)]
+    assert most.status == (404 if path == "/not" else 200)
+    for answer, _ in refused:
+        assert (answer.status, answer.body["code"]) == (400, "invalid_request")
+        assert answer.body["message"] == "the query holds more than 256 parameters; ask with fewer"
+    assert len({steps for _, steps in refused}) == 1, "it was looked into"
+    assert refused[0][1] < reading
+
+
+@pytest.mark.parametrize("path", ["/takes", "/whole"])
+async def test_every_parameter_up_to_the_limit_is_read(path: str) -> None:
+    for parameters in (1, 255, QUERY_PARAMETERS):
+        answer, _ = await steps_of(queried(), path, parameters)
+        assert answer.content == str(parameters).encode()
