@@ -20,7 +20,7 @@ from tests.support.running import RunningCluster, wait_until
 
 EVERYWHERE: Final = "everywhere"
 EVERYWHERE_UID: Final = 19_999
-GROUP: Final = 250
+GROUP: Final = 100
 """Nodes that the service on every node is updated on at once, as an operator would have it."""
 FIRST_UID: Final = 20_000
 AWAY_S: Final = 4.0

@@ -8,6 +8,9 @@ from typing import Final
 FLAT: Final = 1.05
 FLAT_KB: Final = 8_192
 """What memory may grow by from the middle third to the last: a share, and in kB."""
+RECEIPT_KB: Final = 2
+"""What a manager keeps for each receipt: it is on record for as long as its version is, so this
+much growth for each delivery is what was asked for, and no leak."""
 LONG_ENOUGH_S: Final = 240.0
 """Shorter runs are still filling caches: their memory is shown and not judged."""
 _NAMED: Final = 5
@@ -78,19 +81,30 @@ class Findings:
     files_judged: int = 0
 
 
-def memory_faults(samples: Sequence[Sample]) -> list[str]:
-    """Return what memory is not flat: the last third against the middle third."""
+def memory_faults(samples: Sequence[Sample], rotations: Sequence[Rotated]) -> list[str]:
+    """Return what memory is not flat: the last third against the middle third, less receipts."""
     if len(samples) < 9 or samples[-1].at_s - samples[0].at_s < LONG_ENOUGH_S:
         return []
-    third = len(samples) // 3
-    faults = []
-    for what in ("manager", "simulator"):
-        sizes = [int(getattr(sample, f"{what}_kb")) for sample in samples]
-        middle = statistics.median(sizes[third : 2 * third])
-        last = statistics.median(sizes[2 * third :])
-        if last > max(middle * FLAT, middle + FLAT_KB):
-            faults.append(f"the {what}'s memory grew from {middle:.0f} to {last:.0f} kB")
-    return faults
+    return [
+        f"the {what}'s memory grew from {middle:.0f} to {last:.0f} kB"
+        for what, sizes in (
+            ("manager", [without_receipts_kb(sample, rotations) for sample in samples]),
+            ("simulator", [sample.simulator_kb for sample in samples]),
+        )
+        for middle, last in (_thirds(sizes),)
+        if last > max(middle * FLAT, middle + FLAT_KB)
+    ]
+
+
+def without_receipts_kb(sample: Sample, rotations: Sequence[Rotated]) -> int:
+    """Return a manager's memory less the receipts that the rotations before left in it."""
+    receipts = sum(rotated.agents for rotated in rotations if rotated.at_s < sample.at_s)
+    return sample.manager_kb - receipts * RECEIPT_KB
+
+
+def _thirds(sizes: Sequence[int]) -> tuple[float, float]:
+    third = len(sizes) // 3
+    return statistics.median(sizes[third : 2 * third]), statistics.median(sizes[2 * third :])
 
 
 def late_faults(rotations: Sequence[Rotated], behind_s: float) -> list[str]:

@@ -53,7 +53,7 @@ def run(options: Options) -> int:
     except AssertionError as error:
         findings.faults.append(str(error))
     findings.faults += late_faults(findings.rotations, options.behind_s)
-    findings.faults += memory_faults(findings.samples)
+    findings.faults += memory_faults(findings.samples, findings.rotations)
     path = save(options, findings, options.output)
     sys.stdout.write(as_table(options, findings))
     _tell(f"written to {path}")

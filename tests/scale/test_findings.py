@@ -1,6 +1,7 @@
 """The judgement of a run can fail, and fails for what it should."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -25,12 +26,20 @@ def samples(*manager_kb: int, every_s: float = 60.0) -> list[Sample]:
 
 
 def test_memory_that_grows_only_at_first_is_flat() -> None:
-    assert memory_faults(samples(50_000, 80_000, 99_000, *[100_000] * 6)) == []
+    assert memory_faults(samples(50_000, 80_000, 99_000, *[100_000] * 6), []) == []
 
 
 def test_memory_that_goes_on_growing_is_a_fault() -> None:
-    (fault,) = memory_faults(samples(*range(100_000, 190_000, 10_000)))
+    (fault,) = memory_faults(samples(*range(100_000, 190_000, 10_000)), [])
     assert "the manager's memory grew" in fault
+
+
+def test_receipts_are_kept_and_nothing_else_may_grow() -> None:
+    taken = samples(*range(100_000, 190_000, 10_000))
+    between = [(one.at_s + two.at_s) / 2 for one, two in pairwise(taken)]
+    explained = [Rotated(at_s, "db", 1, 5_000, 1.0, 1.0, 0.1, 0.1) for at_s in between]
+    assert memory_faults(taken, explained) == []
+    assert memory_faults(taken, [replace(one, agents=1_000) for one in explained])
 
 
 def test_the_simulator_is_judged_too() -> None:
@@ -38,12 +47,12 @@ def test_the_simulator_is_judged_too() -> None:
         replace(sample, simulator_kb=200_000 + number * 20_000)
         for number, sample in enumerate(samples(*[100_000] * 9))
     ]
-    (fault,) = memory_faults(grown)
+    (fault,) = memory_faults(grown, [])
     assert "the simulator's memory grew" in fault
 
 
 def test_a_short_run_says_nothing_of_memory() -> None:
-    assert memory_faults(samples(*range(100_000, 190_000, 10_000), every_s=5.0)) == []
+    assert memory_faults(samples(*range(100_000, 190_000, 10_000), every_s=5.0), []) == []
 
 
 def test_a_rotation_that_leaves_agents_behind_is_named() -> None:

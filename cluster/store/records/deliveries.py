@@ -1,12 +1,25 @@
 """Records of what was delivered: receipts per version and node, rollouts with their targets."""
 
+import sys
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from cluster.protocol.ids import ManagerId, NodeId, RolloutId, SecretId, ServiceId, VersionNumber
 from cluster.store.records.kinds import Kind, Record
 from cluster.store.records.services import ServiceSpec, UpdatePolicy
+
+_REPEATED: Final = (
+    "secret_id",
+    "node_id",
+    "service_id",
+    "issued_by",
+    "secret_name",
+    "node_name",
+    "service_name",
+)
+"""What a receipt shares with many others."""
 
 
 class ReceiptRecord(Record, frozen=True, kw_only=True):
@@ -40,6 +53,12 @@ class ReceiptRecord(Record, frozen=True, kw_only=True):
     """When its secret was found gone: from then on the receipt itself has an end."""
     config: bool = False
     """Whether it is of a config: its name is then that of a config."""
+
+    def __post_init__(self) -> None:
+        """Keep one text of each that repeats: a manager holds a receipt for each node and version,
+        and they would be a third of its memory."""
+        for name in _REPEATED:
+            msgspec.structs.force_setattr(self, name, sys.intern(getattr(self, name)))
 
     @property
     def since(self) -> float:
