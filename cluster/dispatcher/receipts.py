@@ -46,6 +46,7 @@ from cluster.store.sealed_store import (
     Replace,
     Require,
     SealedStore,
+    Share,
     Step,
     Write,
 )
@@ -132,8 +133,7 @@ class Receipts:
         def decide(view: View) -> Write | None:
             outcomes[:] = [None] * len(wanted)
             required: dict[tuple[Kind, str], Step] = {}
-            receipts: list[Step] = []
-            audit: list[AuditEntry] = []
+            shares: list[Share] = []
             for number, one in enumerate(wanted):
                 try:
                     found = self._issue(view, one)
@@ -144,9 +144,8 @@ class Receipts:
                     for stored in found.rests_on:
                         key = (stored.record.kind, stored.record.id)
                         required.setdefault(key, Require(stored))
-                    receipts += found.receipts
-                    audit.append(found.audit)
-            return Write((*required.values(), *receipts), tuple(audit)) if receipts else None
+                    shares.append(found.share)
+            return Write((*required.values(),), shares=tuple(shares)) if shares else None
 
         await self.store.update(decide, _attempts(wanted))
         return outcomes
@@ -198,7 +197,7 @@ class Receipts:
             allowed=True,
             detail=" ".join(f"{secret_id}/{version}" for secret_id, version in keys),
         )
-        return _Issue(rests_on, receipts, audit)
+        return _Issue(rests_on, Share(tuple(receipts), audit))
 
     async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
         """Complete the receipts an agent acked, and mark those it dropped.
@@ -321,8 +320,7 @@ class _Issue:
     """What one node's part of a write is made of."""
 
     rests_on: list[Stored[Record]]
-    receipts: list[Step]
-    audit: AuditEntry
+    share: Share
 
 
 def _touched(reported: _Reported) -> frozenset[str]:

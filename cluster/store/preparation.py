@@ -6,6 +6,7 @@ seen under its id (`history`).
 """
 
 from asyncio import Future
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -34,6 +35,15 @@ class _Parts:
     creates: set[bytes] = field(default_factory=set)
     puts: list[PlainPut] = field(default_factory=list)
     deletes: list[Delete] = field(default_factory=list)
+
+    def take_all(self, steps: Iterable[Step]) -> tuple[tuple[bytes, int], ...]:
+        """Take in some steps; return (blinded key, generation) of what they write."""
+        puts, deletes = len(self.puts), len(self.deletes)
+        for step in steps:
+            self.take(step)
+        written = [(put.key, put.generation) for put in self.puts[puts:]]
+        written += [(delete.key, 0) for delete in self.deletes[deletes:]]
+        return tuple(written)
 
     def take(self, step: Step) -> None:
         """Take in one step."""
@@ -79,13 +89,13 @@ def prepare(
     `revision` is what the view shows, `done` takes the answer.
     """
     parts = _Parts(keyring, history, revision)
-    for step in write.steps:
-        parts.take(step)
-    written = [(put.key, put.generation) for put in parts.puts]
-    written += [(delete.key, 0) for delete in parts.deletes]
-    if len({key for key, _ in written}) != len(written):
+    audit, untold = _told(write.audit, parts.take_all(write.steps))
+    for share in write.shares:
+        written = parts.take_all(share.steps)
+        audit = (*audit, msgspec.structs.replace(share.audit, writes=written))
+    keys = [put.key for put in parts.puts] + [delete.key for delete in parts.deletes]
+    if len(set(keys)) != len(keys):
         raise InvariantViolation("a write changes each record once")
-    audit, untold = _told(write.audit, tuple(written))
     return Pending(
         done=done,
         compares=tuple(dict.fromkeys(parts.compares)),

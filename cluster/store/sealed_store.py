@@ -45,7 +45,7 @@ from cluster.store.records import (
     decode,
     value_id,
 )
-from cluster.store.steps import Create, Remove, Replace, Require, RequireAbsent, Step, Write
+from cluster.store.steps import Create, Remove, Replace, Require, RequireAbsent, Share, Step, Write
 from cluster.store.tables import SealedRow
 from cluster.store.view import IntegrityFault, View
 from cluster.system import Clock, Entropy
@@ -57,6 +57,7 @@ __all__ = [
     "Require",
     "RequireAbsent",
     "SealedStore",
+    "Share",
     "Step",
     "Write",
     "bootstrap_store",
@@ -275,9 +276,9 @@ class SealedStore:
         guard's duty is lost. Definite as well: StorageFull, TransactionTooLarge, NoQuorum.
         OutcomeUnknown: nobody can tell yet.
         """
-        if not (write.steps or write.audit):
+        if not (write.steps or write.audit or write.shares):
             return self.view.revision
-        for step in write.steps:
+        for step in write.all_steps:
             self.view.check(_kind(step))
         done = asyncio.get_running_loop().create_future()
         pending = prepare(write, self.keyring, self._history, self.view.revision, done)

@@ -3,7 +3,9 @@
 Pure values; `sealed_store` turns them into compares and sealed operations.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from cluster.engine.seam import Compare
 from cluster.store.records import AuditEntry, Kind, Record
@@ -51,13 +53,29 @@ Step = Create | Replace | Remove | Require | RequireAbsent
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Steps of a write with the audit entry that tells of these and no others."""
+
+    steps: tuple[Step, ...]
+    audit: AuditEntry
+
+
+@dataclass(frozen=True, slots=True)
 class Write:
     """Steps that apply together or not at all, with the audit entries that tell of them.
 
     `guards`: compares of the duties under which it was decided (`Leadership.guard`). A write
-    without steps records its audit entries alone: that is how a refusal is audited.
+    without steps records its audit entries alone: that is how a refusal is audited. Of several
+    entries the first tells of all `steps`.
     """
 
     steps: tuple[Step, ...] = ()
     audit: tuple[AuditEntry, ...] = ()
     guards: tuple[Compare, ...] = ()
+    shares: tuple[Share, ...] = ()
+    """What several callers do in one write: each is told of by its own entry."""
+
+    @property
+    def all_steps(self) -> Iterator[Step]:
+        """The steps, those of the shares included."""
+        return chain(self.steps, *(share.steps for share in self.shares))

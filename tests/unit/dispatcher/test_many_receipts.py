@@ -13,7 +13,10 @@ from cluster.protocol import wire
 from cluster.protocol.errors import StaleVersion, TransactionTooLarge
 from cluster.protocol.ids import NodeId
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.store.audit_chain import read_chain
+from cluster.store.records import Kind
 from cluster.store.sealed_store import Replace, SealedStore, Write
+from cluster.store.start_check import check_against_chains
 from cluster.store.view import View
 from tests.support.stores import StoreLab
 from tests.unit.control.lab import drafted
@@ -187,3 +190,25 @@ async def test_a_write_that_the_engine_finds_too_large_does_not_end_the_session(
         interrupted.before_transaction = None
         delta = await talk.link.next(wire.Delta)
     assert [file.version for one in delta.changed for file in one.files] == [2]
+
+
+async def test_each_nodes_audit_entry_tells_of_its_own_receipts(
+    lab: DispatchLab, stores: StoreLab
+) -> None:
+    nodes = await own_services(lab, 3, "other")
+    assert await ensured(lab, nodes) == [None] * 3
+    keyring = lab.store.keyring
+    told: dict[str, set[bytes]] = {}
+    for stream in lab.view.audit_streams.values():
+        async for link in read_chain(stores.engine, keyring, stream.record.id):
+            issues = [entry for entry in link.entries if entry.action == "secret.issue"]
+            told.update((one.caller, {key for key, _ in one.writes}) for one in issues)
+    assert told == {
+        f"node/{node_id}": {
+            keyring.engine_key(Kind.RECEIPT, stored.record.id)
+            for stored in lab.view.receipts_of_node(node_id)
+        }
+        for node_id in nodes
+    }
+    await check_against_chains(lab.store)
+    assert not lab.view.faults
