@@ -6,14 +6,17 @@ here. Tracebacks are not rendered: their text may quote input.
 
 import json
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
+_NOWHERE: Final = Path(os.devnull)
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 
 
@@ -36,7 +39,11 @@ def _as_json(event: Mapping[str, object], default: Callable[[object], object]) -
     try:
         # The faster encoder looks into more types than these, past a `repr` that tells nothing.
         if all(type(value) in _PLAIN for value in event.values()):
-            return msgspec.json.encode(event)
+            line = msgspec.json.encode(event)
+            # Controls, line separators and marks of direction are escaped by the other alone: a
+            # node's text must neither end a line nor hide one from whoever reads the log.
+            if line.isascii():
+                return line
     except (UnicodeEncodeError, OverflowError):
         pass  # a file's name that is no text, for one
     return json.dumps(event, default=default).encode()
@@ -44,14 +51,16 @@ def _as_json(event: Mapping[str, object], default: Callable[[object], object]) -
 
 def configure_logs(log_format: str) -> None:
     """Send every event to stderr, as JSON or as text."""
+    # Who starts us may have closed it (`2>&-`): events are for nobody then, and we start.
+    stream = sys.stderr if sys.stderr is not None else _NOWHERE.open("w", errors="backslashreplace")
     renderer: structlog.typing.Processor
     factory: Callable[..., structlog.typing.WrappedLogger]
     if log_format == "json":
         renderer = structlog.processors.JSONRenderer(serializer=_as_json)
-        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+        factory = structlog.BytesLoggerFactory(stream.buffer)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-        factory = structlog.PrintLoggerFactory(sys.stderr)
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        factory = structlog.PrintLoggerFactory(stream)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -64,6 +73,6 @@ def configure_logs(log_format: str) -> None:
         cache_logger_on_first_use=True,
     )
     # Libraries (uvicorn, asyncio, grpc) say little and only when something is wrong.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(_PlaceOnly("%(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

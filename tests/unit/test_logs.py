@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+import pytest
+
 from cluster.protocol.secret_bytes import SecretBytes
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +20,9 @@ configure_logs("json")
 for name, value in LOGGED.items():
     structlog.get_logger().info("test.event", name=name, value=value)
 """
+
+
+LIBRARY = "import logging; logging.getLogger('uvicorn').warning('something')\n"
 
 
 class Colour(StrEnum):
@@ -34,6 +39,9 @@ class Hiding:
 
 LOGGED = {
     "text": 'a\u00e9\n"b',
+    "controls": "".join(map(chr, range(0x80, 0xA0))),
+    "lines": "a\u2028b\u2029c\u0085d",
+    "directions": "\u202a\u202e\u2066\u2069\u200f\u061c",
     "numbers": 1.5,
     "nothing": None,
     "large": 1 << 70,
@@ -59,3 +67,16 @@ def test_every_event_is_a_line_of_json_and_tells_nothing_that_a_type_hides() -> 
     assert {(event["event"], event["level"]) for event in events} == {("test.event", "info")}
     assert all(event["timestamp"].endswith("Z") for event in events)
     assert b"canary-77b0" not in written
+    assert written.isascii(), "what is no text in ASCII is escaped: it draws on no screen"
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_without_standard_error_a_program_starts(log_format: str) -> None:
+    """`2>&-`: its events are for nobody."""
+    program = WRITING.replace('"json"', repr(log_format)) + LIBRARY + "print('started')"
+    command = 'exec "$0" -c "$1" 2>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", command, sys.executable, program],
+        stdout=subprocess.PIPE, check=False, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [b"started"])
