@@ -84,7 +84,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._await(BODY_TIMEOUT_S)
         before = self.cycle
         super().on_headers_complete()
-        if self.cycle is not before:
+        # An answer to HEAD is complete with its head: nothing behind it would let it go before a
+        # listener that ends closes the transport.
+        if self.cycle is not before and self.scope["method"] != "HEAD":
             # uvicorn's type asks for more of a transport than it uses.
             self.cycle.transport = cast("asyncio.Transport", OneWrite(self.transport, self.loop))
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -185,3 +186,22 @@ class Opener:
             return b"200" in connection.recv(4096)
         except (ConnectionError, ssl.SSLError):
             return False
+
+
+async def answer_and_shut_down(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, and have the listener end connections in the same turn of the loop."""
+    await receive()
+    headers = [(b"content-length", b"3")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"abc"})
+    cycle = cast("Any", send).__self__  # uvicorn's, whose `send` it is
+    cycle.on_response.__self__.shutdown()
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_an_answer_is_not_lost_when_the_listener_ends(method: str) -> None:
+    request = f"{method} / HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+    with serving(answer_and_shut_down, None) as running, connected(running) as asking:
+        head, _, body = until_end(asking, request).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert body == (b"abc" if method == "GET" else b"")
