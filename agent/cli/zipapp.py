@@ -1,7 +1,9 @@
 """Builds what of `strongroom-agent` needs nothing but Python: `get`, `ls`, `exec`, `doctor`.
 
 One file that any /usr/bin/python3 from 3.11 on runs, for applications and images without the
-agent's dependencies:  python -m agent.cli.zipapp OUTPUT
+agent's dependencies:  python -m agent.cli.zipapp OUTPUT [PYTHON]
+
+An image whose Python lies elsewhere names it: the archive starts with it.
 
 It starts without `site`, which it needs nothing of, and carries bytecode of the Python that builds
 it beside the source: another minor version takes the source. The bytecode is not compared with the
@@ -15,6 +17,8 @@ import tempfile
 import zipapp
 from pathlib import Path
 
+PYTHON = "/usr/bin/python3"
+"""Of a Debian or a relative; without `env`, which would look for it in the caller's PATH."""
 _PACKAGE = Path(__file__).parents[1]
 MODULES = (
     "__init__.py",
@@ -41,8 +45,8 @@ SHARED = ("__init__.py", "protocol/__init__.py", "protocol/checks.py", "system.p
 """Of the package `cluster`: what both programs say alike."""
 
 
-def build(target: Path) -> None:
-    """Write the executable archive to `target`."""
+def build(target: Path, python: str = PYTHON) -> None:
+    """Write the archive, which `python` (its path where it is run) starts, to `target`."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         for module in MODULES:
@@ -53,7 +57,7 @@ def build(target: Path) -> None:
             "import sys\n\nfrom agent.cli.main import main\n\nsys.exit(main())\n"
         )
         _compile(directory, "__main__.py")
-        zipapp.create_archive(directory, target, interpreter="/usr/bin/python3 -IS")
+        zipapp.create_archive(directory, target, interpreter=f"{python} -IS")
 
 
 def _add(source: Path, directory: Path, path: str) -> None:
@@ -75,4 +79,4 @@ def _compile(directory: Path, path: str) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]))
+    build(Path(sys.argv[1]), *sys.argv[2:3])

@@ -49,7 +49,8 @@ install_own() {
     launcher /out/manager/bin/strongroom cluster.cli.main
     launcher /out/agent/bin/strongroom-agent agent.cli.main
     mkdir -p /out/app
-    PYTHONPATH=. /build/venv/bin/python -m agent.cli.zipapp /out/app/strongroom-agent
+    # The image that gets it has this one's Python, which need not be Debian's: python:3.x has its own.
+    PYTHONPATH=. /build/venv/bin/python -m agent.cli.zipapp /out/app/strongroom-agent "$(command -v python3)"
     chmod 0755 /out/app/strongroom-agent
 }
 
