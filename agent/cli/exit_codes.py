@@ -12,8 +12,13 @@ _NOT_YOURS = {"permission_denied", "not_found", "service_not_found"}
 
 
 def fail(message: str, code: int = FAILED) -> int:
-    """Print `message` for a person and return `code`."""
-    sys.stderr.write(f"strongroom-agent: {message}\n")
+    """Print `message` for a person, if there is somewhere to, and return `code`."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(f"strongroom-agent: {message}\n")
+    except OSError:
+        # What is not written would be tried again at the end, and take the place of the code.
+        sys.stderr = None
     return code
 
 

@@ -40,11 +40,16 @@ def ask(socket: str, operation: str, name: str | None = None) -> bytes:
 
 def print_value(socket: str, name: str, end: bytes = b"") -> int:
     """Write a value's bytes as they are to standard output, then `end`; return the exit code."""
+    if sys.stdout is None:  # `>&-`: the socket would take its place, and be written to
+        return fail("standard output is closed; nothing was asked for")
     try:
         rest = memoryview(ask(socket, "get", name) + end)
     except CallFailed as failure:
         return failure.exit_code
     output = sys.stdout.fileno()
-    while rest:
-        rest = rest[os.write(output, rest) :]
+    try:
+        while rest:
+            rest = rest[os.write(output, rest) :]
+    except OSError as error:
+        return fail(f"standard output: {error.strerror}; the value is not written, or not whole")
     return OK

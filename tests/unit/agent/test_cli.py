@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -72,6 +73,16 @@ async def test_the_archive_starts_itself_from_bytecode(node: Node, archive: Path
         assert done.stdout == expected, (spoilt, done)
 
 
+def test_the_archive_starts_with_the_python_it_is_told(tmp_path: Path) -> None:
+    """An image of python:3.x has none in /usr/bin."""
+    told, plain = tmp_path / "told", tmp_path / "plain"
+    build = [sys.executable, "-m", "agent.cli.zipapp"]
+    subprocess.run([*build, str(told), "/usr/local/bin/python3"], check=True, timeout=60)
+    subprocess.run([*build, str(plain)], check=True, timeout=60)
+    assert told.read_bytes().startswith(b"#!/usr/local/bin/python3 -IS\n")
+    assert plain.read_bytes().startswith(b"#!/usr/bin/python3 -IS\n")
+
+
 async def test_get_of_what_is_not_ours_exits_3(node: Node, archive: Path) -> None:
     """Not there and not yours read the same, and nothing goes to standard output."""
     done = await node.run_exec("red", PYTHON, "-I", str(archive), "get", "other")
@@ -84,6 +95,51 @@ async def test_get_of_another_services_socket_exits_3(node: Node) -> None:
     socket = str(node.workload.socket_path("red"))
     done = await run("get", "db", "--socket", socket)
     assert (done.code, done.stdout) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "told"),
+    [
+        (">/dev/full", 1, "standard output: No space left on device"),
+        (">&-", 1, "standard output is closed"),
+        (">/dev/full 2>/dev/full", 1, ""),
+        (">&- 2>&-", 1, ""),
+        ("2>/dev/full", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("newline", ["", "-n"], ids=["short", "long"])
+async def test_get_without_an_output_is_one_line_and_a_code(
+    node: Node, archive: Path, redirected: str, code: int, told: str, newline: str
+) -> None:
+    """No traceback, and no value where it was not asked for."""
+    done = await in_shell(node, archive, f"get {newline} db {redirected}")
+    assert (done.code, done.stderr.count("\n")) == (code, 1 if told else 0), done
+    assert told in done.stderr
+    assert "red-value" not in done.stderr
+
+
+async def test_get_into_a_closed_pipe_is_one_line(node: Node, archive: Path) -> None:
+    """The reader ends before the command begins to write."""
+    closes = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); "
+    closes += "os.execv(sys.argv[1], sys.argv[1:])"
+    command = [PYTHON, "-I", "-c", closes, PYTHON, "-IS", str(archive), "get", "db"]
+    done = await node.run_exec("red", *command)
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "standard output: Broken pipe" in done.stderr
+
+
+@pytest.mark.parametrize("redirected", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("words", ["get other", "get -n other"])
+async def test_a_refusal_that_nobody_hears_has_its_code(
+    node: Node, archive: Path, words: str, redirected: str
+) -> None:
+    done = await in_shell(node, archive, f"{words} {redirected}")
+    assert (done.code, done.stdout, done.stderr) == (3, "", "")
+
+
+async def in_shell(node: Node, archive: Path, words: str) -> Done:
+    """Run the archive with the words of a shell, as red."""
+    return await node.run_exec("red", "/bin/sh", "-c", f"exec {PYTHON} -IS {archive} {words}")
 
 
 async def test_failures_say_what_to_do(tmp_path: Path) -> None:
