@@ -35,6 +35,7 @@ def test_kernel_knows_of_no_rights(lab: ContainerLab, name: str) -> None:
     capabilities = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
     assert {int(status[one], 16) for one in capabilities} == {0}
     assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2", "the engine's filter of system calls is not in force"
     assert "0" not in status["Uid"].split() + status["Gid"].split()
 
 
