@@ -20,7 +20,8 @@ from cluster.pki.csr import key_from_pem, key_to_pem, make_csr, new_key
 from cluster.pki.join_token import JoinToken
 from cluster.pki.tls import client_context, unverified_context
 from cluster.pki.trust_bundle import TrustBundle
-from cluster.protocol.errors import PermissionDenied, Unavailable, error_of
+from cluster.pki.unreadable import UNREADABLE
+from cluster.protocol.errors import MalformedMessage, PermissionDenied, Unavailable, error_of
 from cluster.protocol.https_client import Response, request
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.aead import hpke_keypair, hpke_open
@@ -101,16 +102,23 @@ class Joiner:
             if not contents.manager_id:
                 self.config.seal_file.unlink()
             raise
-        admitted = msgspec.convert(reply, _Reply)
-        opened = hpke_open(
-            SecretBytes(pending.hpke_private), JOIN_PURPOSE, pending.hpke_public, admitted.sealed
-        )
-        secrets = msgspec.msgpack.decode(opened.reveal(), type=JoinSecrets)
+        key = SecretBytes(pending.hpke_private)
+        try:
+            admitted = msgspec.convert(reply, _Reply)
+            chain = _pem(admitted.certificate_chain)
+            opened = hpke_open(key, JOIN_PURPOSE, pending.hpke_public, admitted.sealed)
+            secrets = msgspec.msgpack.decode(opened.reveal(), type=JoinSecrets)
+        except (msgspec.MsgspecError, *UNREADABLE):
+            # Without its cause, which may quote what was sealed.
+            raise MalformedMessage(
+                "the manager's answer does not fit; run the same release here as there, then join "
+                "again"
+            ) from None
         complete = SealFileContents(
             root_key=SecretBytes(secrets.root_key),
             engine_ca_certificate=secrets.engine_ca_certificate,
             engine_ca_key=SecretBytes(secrets.engine_ca_key),
-            tls_certificate_chain=_pem(admitted.certificate_chain),
+            tls_certificate_chain=chain,
             tls_key=contents.tls_key,
             manager_id=admitted.manager_id,
             trust_domain=admitted.trust_domain,
