@@ -38,7 +38,7 @@ class UnitCosts:
     """A session, in a run with 5,000 agents and churn: all processor time, divided by them."""
     join_ms: float = 8.0
     first_session_ms: float = 8.5
-    delivery_ms: float = 4.5
+    delivery_ms: float = 5.8
     """One agent's part of a rotation: receipt, value, report."""
 
 
