@@ -21,8 +21,8 @@ from tests.support.node import finished
 pytestmark = pytest.mark.needs_root
 
 RED, UID = "id-red", 61_001
-# dash loses a signal that comes while it forks, so it forks before it is ready; one that comes before
-# it waits is acted upon when it has waited, so it waits for a moment at a time.
+# dash loses a signal that comes while it forks, so it forks before it is ready; one that comes
+# before it waits is acted upon when it has waited, so it waits for a moment at a time.
 WAITS_FOR_HUP = (
     "trap 'cat /run/secrets/a; exit 7' HUP; sleep 3 & echo ready; while wait; do sleep 3 & done"
 )
