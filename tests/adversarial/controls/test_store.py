@@ -11,6 +11,7 @@ from cluster.control.refusals import ENTRIES_PER_MINUTE, Refusals
 from cluster.protocol.errors import IntegrityError, OpenFailed
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal import aead, envelope, padding
+from cluster.seal.record_keys import RecordKeys
 from cluster.store.history import History
 from cluster.store.migration import successor
 from cluster.store.records import AuditEntry, Kind, NodeRecord, encode
@@ -48,24 +49,28 @@ async def test_names_rest_sealed(
     assert not files_hold(tmp_path, CANARY)
 
     def in_clear(
-        _key: SecretBytes, _info: bytes, plaintext: bytes, _associated: bytes, _entropy: Entropy
+        _keys: RecordKeys,
+        _key: SecretBytes,
+        _info: bytes,
+        plaintext: bytes,
+        _associated: bytes,
+        _entropy: Entropy,
     ) -> bytes:
         return bytes(aead.SALTED_OVERHEAD) + plaintext
 
-    def as_it_is(_key: SecretBytes, _info: bytes, sealed: bytes, _associated: bytes) -> bytes:
-        return sealed[aead.SALTED_OVERHEAD :]
-
-    monkeypatch.setattr(aead, "seal_salted", in_clear)
-    monkeypatch.setattr(aead, "open_salted", as_it_is)
+    monkeypatch.setattr(RecordKeys, "seal", in_clear)
     await store.commit(Write((Create(NodeRecord(id="n2", name=CANARY, created_at=0.0)),)))
     assert files_hold(tmp_path, CANARY)
 
 
-def keystream(key: SecretBytes, nonce: bytes, ciphertext: bytes, _associated: bytes) -> bytes:
+def keystream(
+    _keys: RecordKeys, key: SecretBytes, _epoch: int, info: bytes, sealed: bytes, _associated: bytes
+) -> bytes:
     """Decrypt as AES-GCM does, and look at no tag: NIST SP 800-38D without its last step."""
-    counter = nonce + (2).to_bytes(4)
-    decryptor = Cipher(algorithms.AES(key.reveal()), modes.CTR(counter)).decryptor()
-    return decryptor.update(ciphertext[: -aead.TAG_SIZE])
+    salt, nonce = sealed[: aead.SALT_SIZE], sealed[aead.SALT_SIZE :][: aead.NONCE_SIZE]
+    cipher = algorithms.AES(aead.derive(key, salt, info).reveal())
+    decryptor = Cipher(cipher, modes.CTR(nonce + (2).to_bytes(4))).decryptor()
+    return decryptor.update(sealed[aead.SALT_SIZE + aead.NONCE_SIZE : -aead.TAG_SIZE])
 
 
 @pytest.mark.control("T-02", without="cluster/seal/envelope.py::open_record")
@@ -81,7 +86,7 @@ async def test_changed_byte_is_noticed(stores: StoreLab, monkeypatch: pytest.Mon
     await stores.put_raw(key, bytes(sealed))
     with pytest.raises(IntegrityError):
         node_of(await stores.open("late"))
-    monkeypatch.setattr(aead, "open_", keystream)
+    monkeypatch.setattr(RecordKeys, "open", keystream)
     assert node_of(await stores.open("later")).record.name == "gary"
 
 
@@ -100,7 +105,7 @@ def test_place_is_bound(stores: StoreLab, monkeypatch: pytest.MonkeyPatch) -> No
 
     with pytest.raises(OpenFailed):
         exchanged()
-    monkeypatch.setattr(envelope, "_associated", lambda *_: b"")
+    monkeypatch.setattr(envelope, "_bound", lambda *_: b"")
     assert exchanged() == b"mine"
 
 
