@@ -1,5 +1,6 @@
 """The local protocol's two ways with a line: the short one says what `json` says."""
 
+import contextlib
 import json
 import os
 import socket
@@ -71,7 +72,9 @@ def answered(path: Path, answer: Callable[[socket.socket], None]) -> bytes:
             connection, _ = listening.accept()
             with connection:
                 connection.recv(65_536)
-                answer(connection)
+                # Who has read what it wants goes; what was left to say then has no hearer.
+                with contextlib.suppress(BrokenPipeError):
+                    answer(connection)
 
         thread = threading.Thread(target=serve)
         thread.start()
