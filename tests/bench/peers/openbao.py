@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import shutil
 import ssl
 import subprocess
@@ -246,6 +247,8 @@ class OpenBaoSide:
     def _rotate(self) -> float:
         value = base64.b64encode(os.urandom(VALUE_BYTES * 3 // 4)).decode()
         leader = self._bao.leader()
+        # The agent looks at moments of its own: rounds of one length would all meet the same.
+        time.sleep(random.uniform(0, RENDER_S))
         started = time.perf_counter()
         self._bao.call(leader, "POST", f"secret/data/{SECRET}", {"data": {"value": value}})
         while not (self._rendered.exists() and self._rendered.read_text() == value):

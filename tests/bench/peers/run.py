@@ -7,6 +7,7 @@ not: the sides share the machine with each other, and run all through the compar
 """
 
 import argparse
+import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ PEERS: Final[dict[str, Callable[[], AbstractContextManager[Side]]]] = {
     "swarm": swarm,
 }
 REPEATED: Final = tuple(work for work in Work if work is not Work.LOSE_LEADER)
+ROTATIONS: Final = 5
+"""A sample of rotations is the median of so many."""
 Samples = dict[tuple[Work, str], list[float]]
 
 
@@ -73,11 +76,17 @@ def compare(sides: Sequence[Side], amount: Amount, rounds: int, losses: int) -> 
     for work, turn in turns:
         for at in range(len(sides)):
             side = sides[(at + turn) % len(sides)]
-            found = side.sample(work, amount)
+            found = _sample(side, work, amount)
             if found is not None:
                 samples[work, side.name].append(found)
                 sys.stderr.write(f"{work}: {side.name} {found:.4g}\n")
     return samples
+
+
+def _sample(side: Side, work: Work, amount: Amount) -> float | None:
+    times = ROTATIONS if work is Work.ROTATE else 1
+    found = [one for one in (side.sample(work, amount) for _ in range(times)) if one is not None]
+    return statistics.median(found) if found else None
 
 
 def rows_of(sides: Sequence[Side], samples: Samples) -> list[Row]:
