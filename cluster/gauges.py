@@ -2,10 +2,11 @@
 
 Owns which readings there are and how they are taken; what is counted while it happens is
 `cluster.metrics`'s. It reads and judges nothing: thresholds stand in the rules of docs/how-to/
-alerts. No reading has a name for a label.
+alerts. No reading has a name for a label; a node's id is random, and no name.
 """
 
 import asyncio
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -32,6 +33,17 @@ ENGINE_S: Final = 2.0
 """How long a scrape waits for the engine; afterwards its readings are left out."""
 SLOW_S: Final = 30.0
 """Readings that look at every secret are taken this often at most."""
+NODES: Final = 100
+"""Most nodes that a scrape tells of one by one: the more series, the more a scraper has to keep."""
+
+
+@dataclass(slots=True)
+class Behind:
+    """One node's receipts that no agent has completed yet."""
+
+    receipts: int
+    oldest_at: float
+    """When the oldest was issued, in Unix seconds."""
 
 
 @dataclass(slots=True)
@@ -49,15 +61,22 @@ class Receipts:
             self._note(stored.record.id, stored.record)
         self.store.view.subscribe(self._on_change)
 
-    def waiting(self) -> list[tuple[NodeId, float]]:
-        """Return node and moment of issue of every receipt of a node that was not evicted."""
+    def behind(self) -> dict[NodeId, Behind]:
+        """Return how far each node is behind, those left out that were evicted or are not."""
+        found: dict[NodeId, Behind] = {}
+        for node_id, issued_at in self._waiting.values():
+            one = found.get(node_id)
+            if one is None:
+                found[node_id] = Behind(1, issued_at)
+            else:
+                one.receipts += 1
+                one.oldest_at = min(one.oldest_at, issued_at)
         nodes = self.store.view.nodes
-        kept = {
-            node_id
-            for node_id in {node_id for node_id, _ in self._waiting.values()}
+        return {
+            node_id: one
+            for node_id, one in found.items()
             if (node := nodes.get(node_id)) is not None and node.record.revoked_at is None
         }
-        return [one for one in self._waiting.values() if one[0] in kept]
 
     def _on_change(self, change: ViewChange) -> None:
         for kind, record_id, before, after in change.changed:
@@ -136,15 +155,31 @@ class Gauges:
         yield Gauge("strongroom_rollouts_open", "Rollouts that are not over.", known, "state")
 
     def _deliveries(self) -> Iterator[Gauge]:
-        waiting = self.receipts.waiting()
+        behind = self.receipts.behind()
         now_s = self.clock.now().timestamp()
-        oldest_s = max((now_s - issued_at for _, issued_at in waiting), default=0.0)
+        receipts = sum(one.receipts for one in behind.values())
+        oldest_at = min((one.oldest_at for one in behind.values()), default=now_s)
         yield _one(
-            "receipts_unacknowledged", "Versions handed out and not reported written.", len(waiting)
+            "receipts_unacknowledged", "Versions handed out and not reported written.", receipts
         )
-        behind = len({node_id for node_id, _ in waiting})
-        yield _one("nodes_behind", "Nodes with such a version.", behind)
-        yield _one("receipt_oldest_seconds", "Age of the oldest of them.", max(0.0, oldest_s))
+        yield _one("nodes_behind", "Nodes with such a version.", len(behind))
+        yield _one(
+            "receipt_oldest_seconds", "Age of the oldest of them.", max(0.0, now_s - oldest_at)
+        )
+        # By age, as the alert is: whoever raises it is among them.
+        shown = heapq.nsmallest(NODES, behind.items(), key=lambda one: (one[1].oldest_at, one[0]))
+        yield Gauge(
+            "strongroom_node_receipts_unacknowledged",
+            "Versions handed out and not reported written, by node; those behind longest alone.",
+            {node_id: float(one.receipts) for node_id, one in shown},
+            "node",
+        )
+        yield Gauge(
+            "strongroom_node_receipt_oldest_seconds",
+            "Age of the oldest of them, by node; those behind longest alone.",
+            {node_id: max(0.0, now_s - one.oldest_at) for node_id, one in shown},
+            "node",
+        )
 
     def _certificates(self) -> Iterator[Gauge]:
         """The least time left, by whom it is; nodes without a session are counted as such."""

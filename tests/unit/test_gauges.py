@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.api.refused import Refused
 from cluster.duties import ALIVE_PREFIX, DUTY
 from cluster.engine.measured import MeasuredEngine
-from cluster.gauges import Gauges, Receipts, state_gauges
+from cluster.gauges import NODES, Gauges, Receipts, state_gauges
 from cluster.metrics import Gauge, Metrics
 from cluster.protocol.errors import NoQuorum
-from cluster.protocol.ids import ManagerId, SecretId, ServiceId, VersionNumber
+from cluster.protocol.ids import ManagerId, SecretId, ServiceId, VersionNumber, is_id
 from cluster.standing import State
 from cluster.store.records import NodeState, ReceiptRecord, receipt_id
 from cluster.system import Clock
@@ -56,9 +56,11 @@ class MetricsLab:
             for sample in family.samples
         }
 
-    async def receipt(self, node: str, *, acked: float | None = None, by: str = MANAGER) -> None:
+    async def receipt(
+        self, node: str, *, acked: float | None = None, by: str = MANAGER, service: str = "v"
+    ) -> None:
         """Record a delivery, or its acknowledgement."""
-        ids = SecretId("s"), VersionNumber(1), node, ServiceId("v")
+        ids = SecretId("s"), VersionNumber(1), node, ServiceId(service)
         await self.control.write(
             ReceiptRecord(
                 id=receipt_id(*ids),  # type: ignore[arg-type]  # a plain id
@@ -132,6 +134,49 @@ async def test_receipts_are_behind_until_they_are_acknowledged_or_the_node_is_ev
     assert found["strongroom_delivery_seconds_count"] == 1
 
 
+async def test_nodes_behind_are_told_by_id_with_the_age_of_their_oldest(lab: MetricsLab) -> None:
+    first, second = await lab.control.join("n1"), await lab.control.join("n2")
+    done = await lab.control.join("n3")
+    await lab.receipt(first)
+    lab.control.clock.advance(5.0)
+    await lab.receipt(first, service="w")
+    await lab.receipt(second)
+    await lab.receipt(done, acked=lab.control.clock.now().timestamp())
+    lab.control.clock.advance(2.0)
+    assert of_nodes(await lab.read()) == {
+        f"strongroom_node_receipts_unacknowledged{{{first}}}": 2,
+        f"strongroom_node_receipts_unacknowledged{{{second}}}": 1,
+        f"strongroom_node_receipt_oldest_seconds{{{first}}}": 7.0,
+        f"strongroom_node_receipt_oldest_seconds{{{second}}}": 2.0,
+    }
+    await lab.receipt(second, acked=lab.control.clock.now().timestamp())
+    await lab.control.nodes.remove(lab.control.context(), "n1")
+    assert of_nodes(await lab.read()) == {}
+
+
+async def test_no_more_than_the_hundred_nodes_behind_longest_are_told(lab: MetricsLab) -> None:
+    behind = [await lab.control.join(f"n{i}") for i in range(NODES + 3)]
+    # Neither in the order of ids, nor those with most receipts: those that waited longest.
+    behind.sort(reverse=True)
+    for i, node_id in enumerate(behind):
+        lab.control.clock.advance(1.0)
+        for service in ("v", "w") if i >= NODES else ("v",):
+            await lab.receipt(node_id, service=service)
+    found = await lab.read()
+    assert found["strongroom_nodes_behind"] == len(behind)
+    assert found["strongroom_receipts_unacknowledged"] == len(behind) + 3
+    assert set(of_nodes(found)) == {
+        f"strongroom_node_{what}{{{node_id}}}"
+        for what in ("receipts_unacknowledged", "receipt_oldest_seconds")
+        for node_id in behind[:NODES]
+    }
+
+
+def of_nodes(found: dict[str, float]) -> dict[str, float]:
+    """Return the samples that have a node for a label."""
+    return {name: value for name, value in found.items() if name.startswith("strongroom_node_")}
+
+
 async def test_receipts_that_were_there_before_are_behind_as_well(lab: MetricsLab) -> None:
     await lab.receipt(await lab.control.join("n1"))
     fresh = MetricsLab(lab.control, Metrics(), lab.control.clock)
@@ -182,13 +227,23 @@ async def test_no_name_and_no_value_is_in_the_metrics(lab: MetricsLab) -> None:
     """With one of everything that has a name; the counts show that the canaries are there."""
     await lab.control.secret("canary-7f3a-secret", b"canary-7f3a-value")
     await lab.control.service("canary-7f3a-service", "canary-7f3a-secret")
-    await lab.receipt(await lab.control.join("canary-7f3a-node"))
+    node_id = await lab.control.join("canary-7f3a-node")
+    await lab.receipt(node_id)
     lab.metrics.request("api", "GET", "/v1/secrets/{name}", 200, 0.1)
     lab.metrics.request("api", "canary-7f3a-method", "", 404, 0.1)
     text = lab.metrics.render(await lab.gauges.read()).decode()
     assert re.search(r"^strongroom_secrets 1\.0$", text, re.MULTILINE)
     assert re.search(r"^strongroom_receipts_unacknowledged 1\.0$", text, re.MULTILINE)
     assert "canary" not in text.lower()
+    # The one thing that is told of by what it is: by its id, which is drawn and not chosen.
+    labels = [
+        sample.labels["node"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "node" in sample.labels
+    ]
+    assert set(labels) == {node_id}
+    assert is_id(node_id)
 
 
 def test_state_is_told_beside_those_it_is_not() -> None:
