@@ -16,7 +16,8 @@ from cluster.api.direct import DirectRoutes
 from cluster.protocol.errors import InvalidRequest
 
 QUERY_PARAMETERS: Final = 256
-"""Of one request. A head has room for some 10,000, which a stranger would have us read."""
+"""Of one request, be it for a WebSocket. A head has room for some 10,000, which a stranger would
+have us read."""
 _MANY_PARAMETERS: Final = InvalidRequest(
     f"the query holds more than {QUERY_PARAMETERS} parameters; ask with fewer"
 )
@@ -38,8 +39,12 @@ class Application(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run one WebSocket."""
         http = scope["type"] == "http"
-        if http and scope["query_string"].count(b"&") >= QUERY_PARAMETERS:
-            await error_map.error_response(_MANY_PARAMETERS)(scope, receive, send)
+        if scope.get("query_string", b"").count(b"&") >= QUERY_PARAMETERS:
+            if http:
+                await error_map.error_response(_MANY_PARAMETERS)(scope, receive, send)
+            else:
+                # Before it is accepted: the handshake is answered with 403.
+                await send({"type": "websocket.close"})
             return
         found = self._direct.find(scope) if http else None
         if found is None:

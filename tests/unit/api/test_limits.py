@@ -3,15 +3,16 @@
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pytest
 from fastapi import APIRouter, FastAPI, Query
 from fastapi import Request as Asked
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from cluster.api.application import QUERY_PARAMETERS, application
 from cluster.api.error_map import json_response
@@ -22,6 +23,8 @@ from tests.support.clock import ManualClock
 from tests.unit.api.lab import Answer, ask
 
 pytestmark = pytest.mark.threat("T-16")
+
+T = TypeVar("T")
 
 PLENTY = Rate(per_s=1_000, burst=1_000)
 
@@ -187,25 +190,65 @@ def queried() -> FastAPI:
     async def whole(label: Annotated[list[str], Query()]) -> int:
         return len(label)
 
+    @router.websocket("/socket")
+    async def socket(opened: WebSocket, label: Annotated[list[str], Query()]) -> None:
+        await opened.accept()
+        await opened.send_text(str(len(label)))
+        await opened.close()
+
     return application("test", router)
 
 
 async def steps_of(app: FastAPI, path: str, parameters: int) -> tuple[Answer, int]:
     """Return the answer and how many functions were called for it."""
+    return await counted(ask(app, "GET", f"{path}?{query(parameters)}"))
+
+
+async def steps_of_upgrade(app: FastAPI, parameters: int) -> tuple[list[dict[str, Any]], int]:
+    """Return what is sent to whoever opens the WebSocket, and how many functions were called."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    async def opened() -> list[dict[str, Any]]:
+        await app(
+            {
+                "type": "websocket", "path": "/socket", "raw_path": b"/socket", "headers": [],
+                "query_string": query(parameters).encode(), "scheme": "wss", "root_path": "",
+                "subprotocols": [], "client": ("10.0.0.1", 1), "server": ("m1", 7443),
+            },
+            receive,
+            send,
+        )  # fmt: skip
+        return sent
+
+    return await counted(opened())
+
+
+async def counted(call: Awaitable[T]) -> tuple[T, int]:
+    """Return what a call comes to, and how many functions were called for it."""
     steps = 0
 
     def count(_frame: FrameType, event: str, _argument: object) -> None:
         nonlocal steps
         steps += event in {"call", "c_call"}
 
-    target = f"{path}?{'&'.join(['label'] * parameters)}"
     before = sys.getprofile()
     sys.setprofile(count)
     try:
-        answer = await ask(app, "GET", target)
+        answer = await call
     finally:
         sys.setprofile(before)
     return answer, steps
+
+
+def query(parameters: int) -> str:
+    """Return a query of so many parameters."""
+    return "&".join(["label="] * parameters)
 
 
 @pytest.mark.parametrize("path", ROUTES.values(), ids=ROUTES)
@@ -219,6 +262,22 @@ async def test_a_query_without_end_is_refused_unread(path: str) -> None:
     for answer, _ in refused:
         assert (answer.status, answer.body["code"]) == (400, "invalid_request")
         assert answer.body["message"] == "the query holds more than 256 parameters; ask with fewer"
+    assert len({steps for _, steps in refused}) == 1, "it was looked into"
+    assert refused[0][1] < reading
+
+
+async def test_an_upgrade_with_a_query_without_end_is_refused_unread() -> None:
+    """The same for a WebSocket; the control: up to the limit it opens and reads all of them."""
+    app = queried()
+    await steps_of_upgrade(app, QUERY_PARAMETERS)  # what is made once
+    opened, reading = await steps_of_upgrade(app, QUERY_PARAMETERS)
+    refused = [await steps_of_upgrade(app, parameters) for parameters in (257, 1_000, 10_000)]
+    assert [one["type"] for one in opened] == [
+        "websocket.accept", "websocket.send", "websocket.close",
+    ]  # fmt: skip
+    assert opened[1]["text"] == str(QUERY_PARAMETERS)
+    for sent, _ in refused:
+        assert sent == [{"type": "websocket.close"}]
     assert len({steps for _, steps in refused}) == 1, "it was looked into"
     assert refused[0][1] < reading
 
