@@ -8,14 +8,14 @@ import json
 import os
 import resource
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from agent import linux, seccomp
-from agent.cli.exit_codes import FAILED, OK
+from agent.cli.exit_codes import FAILED
+from agent.cli.printing import tell
 from agent.mount_proof import prove
 from cluster.protocol.checks import Check, Strength, either, weakest
 
@@ -41,11 +41,11 @@ def run(arguments: argparse.Namespace) -> int:
     for volume in arguments.volume:
         checks += _volume_checks(volume)
     if arguments.format == "json":
-        sys.stdout.write(json.dumps([asdict(check) for check in checks]) + "\n")
+        code = tell(json.dumps([asdict(check) for check in checks]) + "\n")
     else:
-        for check in checks:
-            sys.stdout.write(f"{check.strength:<9} {check.name:<14} {check.detail}\n")
-    return FAILED if weakest(checks) is Strength.INSECURE else OK
+        lines = (f"{check.strength:<9} {check.name:<14} {check.detail}\n" for check in checks)
+        code = tell("".join(lines))
+    return FAILED if weakest(checks) is Strength.INSECURE else code
 
 
 def _kernel() -> Check:

@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.cli.exit_codes import NOT_FOUND_OR_NOT_PERMITTED, OK, fail
+from agent.cli.exit_codes import NOT_FOUND_OR_NOT_PERMITTED, fail
+from agent.cli.printing import tell
 
 DEFAULT_DATA_DIRECTORY = Path("/var/lib/strongroom-agent")
 
@@ -53,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         return fail(error.message)
     except OSError as error:
         return fail(f"{error.filename or arguments.data_dir}: {error.strerror}")
-    sys.stdout.write(f"{identity.id.subject}\n")
-    return OK
+    return tell(f"{identity.id.subject}\n")
 
 
 def _read_token(file: Path | None) -> str:

@@ -2,9 +2,8 @@
 
 import argparse
 import json
-import sys
 
-from agent.cli.exit_codes import OK
+from agent.cli.printing import tell
 from agent.cli.socket_flag import add_socket_argument
 from agent.cli.workload import CallFailed, ask
 
@@ -23,12 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     except CallFailed as failure:
         return failure.exit_code
     if arguments.format == "json":
-        sys.stdout.write(json.dumps(rows) + "\n")
-    elif arguments.quiet:
-        sys.stdout.write("\n".join(str(row["name"]) for row in rows) + "\n")
-    else:
-        sys.stdout.write(_table(rows) + "\n")
-    return OK
+        return tell(json.dumps(rows) + "\n")
+    if arguments.quiet:
+        return tell("\n".join(str(row["name"]) for row in rows) + "\n")
+    return tell(_table(rows) + "\n")
 
 
 def _table(rows: list[dict[str, object]]) -> str:

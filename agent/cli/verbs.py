@@ -55,7 +55,14 @@ def dispatch(words: Sequence[str]) -> int:
         if name == chosen:
             verb = _load(module)
             verb.add_arguments(subparser)
-    arguments = parser.parse_args(words)
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as ended:
+        if not ended.code:  # the help: it may be on its way still
+            from agent.cli.printing import tell
+
+            ended.code = tell("")
+        raise
     if verb is None:
         return FAILED
     return verb.run(arguments)

@@ -37,6 +37,7 @@ MODULES = (
     "cli/get.py",
     "cli/ls.py",
     "cli/main.py",
+    "cli/printing.py",
     "cli/socket_flag.py",
     "cli/verbs.py",
     "cli/workload.py",

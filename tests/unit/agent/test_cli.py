@@ -37,6 +37,11 @@ def archive() -> Iterator[Path]:
         yield target
 
 
+CLOSES = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); "
+CLOSES += "os.execv(sys.argv[1], sys.argv[1:])"
+"""Runs a command whose output goes to a pipe that nobody reads."""
+
+
 async def run(*arguments: str) -> Done:
     return await finished(await start_agent_command(*arguments))
 
@@ -118,11 +123,39 @@ async def test_get_without_an_output_is_one_line_and_a_code(
     assert "red-value" not in done.stderr
 
 
+PRINTS = ("ls", "ls -q", "ls --format json", "doctor", "doctor --format json", "--help")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "told"),
+    [
+        (">/dev/full", "strongroom-agent: standard output: No space left on device\n"),
+        (">&-", "strongroom-agent: standard output is closed\n"),
+        (">/dev/full 2>/dev/full", ""),
+        (">&- 2>&-", ""),
+    ],
+)
+async def test_what_prints_without_an_output_is_one_line_and_a_code(
+    node: Node, archive: Path, redirected: str, told: str
+) -> None:
+    for words in PRINTS:
+        done = await in_shell(node, archive, f"{words} {redirected}")
+        assert (done.code, done.stdout, done.stderr.endswith(told)) == (1, "", True), words
+        assert "Traceback" not in done.stderr
+        # Where there is no output, the help itself is on standard error.
+        assert done.stderr == told or words == "--help", words
+
+
+async def test_what_prints_for_a_reader_that_went_ends_quietly(node: Node, archive: Path) -> None:
+    for words in PRINTS:
+        command = [PYTHON, "-I", "-c", CLOSES, PYTHON, "-IS", str(archive), *words.split()]
+        done = await node.run_exec("red", *command)
+        assert (done.code, done.stdout, done.stderr) == (1, "", ""), words
+
+
 async def test_get_into_a_closed_pipe_is_one_line(node: Node, archive: Path) -> None:
     """The reader ends before the command begins to write."""
-    closes = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); "
-    closes += "os.execv(sys.argv[1], sys.argv[1:])"
-    command = [PYTHON, "-I", "-c", closes, PYTHON, "-IS", str(archive), "get", "db"]
+    command = [PYTHON, "-I", "-c", CLOSES, PYTHON, "-IS", str(archive), "get", "db"]
     done = await node.run_exec("red", *command)
     assert (done.code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "standard output: Broken pipe" in done.stderr
