@@ -40,7 +40,8 @@ class Nodes:
         """Return one node, by name or id. Raises NodeNotFound."""
         self._requests.check(principal, Action.NODE_INSPECT, _resource(name))
         view = self._requests.store.view
-        return _shown(view, get_node(view, name).record)
+        node = get_node(view, name).record
+        return {**_shown(view, node), **_behind(view, NodeId(node.id))}
 
     async def update(
         self,
@@ -122,6 +123,19 @@ def _ended(view: View, node_id: str) -> EndedState:
     status = view.node_statuses.get(node_id)
     ready = status is not None and status.record.state is NodeState.READY
     return EndedState.SHUTDOWN if ready else EndedState.ORPHANED
+
+
+def _behind(view: View, node_id: NodeId) -> dict[str, JSON]:
+    """Return how many versions the node was handed and did not report written, and since when."""
+    issued = [
+        one.record.issued_at
+        for one in view.receipts_of_node(node_id)
+        if one.record.acked_at is None and one.record.dropped_at is None
+    ]
+    return {
+        "unacknowledged": len(issued),
+        "unacknowledged_since": moment(min(issued)) if issued else None,
+    }
 
 
 def _resource(name: str) -> Resource:
