@@ -17,6 +17,7 @@ from cluster.api import (
     routes_audit,
     routes_checkpoint,
     routes_cluster,
+    routes_configs,
     routes_join,
     routes_managers,
     routes_metrics,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _LISTENERS: dict[str, tuple[ModuleType, ...]] = {
     "7443: a certificate is required": (
         routes_secrets,
+        routes_configs,
         routes_services,
         routes_rollouts,
         routes_cluster,
@@ -80,6 +82,12 @@ work; the manager's log events of that request carry it, and the audit entry of 
 sent with any request and should be with writes: 26 characters of base32, drawn afresh for each
 write and kept when it is sent again. The write is then done once, and the first answer comes back,
 except that a token's text is shown once only. Remembered for 10 minutes, bound to caller and body.
+
+Secrets, configs, services and nodes are listed by name. `limit=1..1000` asks for a page, which may
+be shorter; `next` in its answer is the last name of the page if there is more, else null, and
+`after=NAME` gives the page that follows. Filters and the caller's labels come first. What stays
+while pages are read is told once. Without `limit` an answer is whole, or refused if it is too long
+([limits](limits.md)).
 
 A rollout's progress is polled: `GET /v1/rollouts/{rollout_id}?wait=SECONDS` answers when it is done
 or the time is over, 30 s at most."""

@@ -12,6 +12,7 @@ from cluster.api.edge import Edge, decoded
 from cluster.control.keys import Keys
 from cluster.control.nodes import Nodes
 from cluster.control.operators import Operators
+from cluster.control.pages import Paging
 from cluster.control.policy import Principal
 from cluster.control.requests import JSON
 from cluster.control.tokens import Tokens
@@ -85,9 +86,10 @@ def routes(
         return edge.answer(await keys.rotate(await edge.context(request)))
 
     @router.get("/nodes", tags=["nodes"])
-    async def list_nodes(request: Request) -> Response:
-        """List nodes."""
-        return edge.answer({"nodes": nodes.list(await edge.principal(request))})
+    async def list_nodes(request: Request, limit: int | None = None, after: str = "") -> Response:
+        """List nodes; pages as of `GET /v1/secrets`."""
+        page = nodes.list(await edge.principal(request), Paging(limit, after))
+        return edge.answer(page.answer("nodes"))
 
     @router.get("/nodes/{name}", tags=["nodes"])
     async def inspect_node(request: Request, name: str) -> Response:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from cluster.api.edge import Edge, decoded, labels_of
 from cluster.api.routes_secrets import OCTETS, LabelChange, Labels
 from cluster.control.configs import Configs, refuse_templating
+from cluster.control.pages import Paging
 from cluster.protocol.secret_bytes import SecretBytes
 
 
@@ -31,10 +32,17 @@ def routes(edge: Edge, configs: Configs) -> APIRouter:
         return edge.answer(answer.body, answer.status)
 
     @router.get("")
-    async def list_configs(request: Request, label: Labels = (), prefix: str = "") -> Response:
-        """List configs: metadata only."""
+    async def list_configs(
+        request: Request,
+        label: Labels = (),
+        prefix: str = "",
+        limit: int | None = None,
+        after: str = "",
+    ) -> Response:
+        """List configs: metadata only; pages as of `GET /v1/secrets`."""
         principal = await edge.principal(request)
-        return edge.answer({"configs": configs.list(principal, labels=label, prefix=prefix)})
+        page = configs.list(principal, Paging(limit, after), labels=label, prefix=prefix)
+        return edge.answer(page.answer("configs"))
 
     @router.get("/{name}")
     async def inspect_config(request: Request, name: str) -> Response:

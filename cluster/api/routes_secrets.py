@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded, labels_of
 from cluster.control.configs import refuse_templating
+from cluster.control.pages import Paging
 from cluster.control.rollout_policy import PolicyChange
 from cluster.control.secrets import Secrets
 from cluster.control.version_terms import VersionTerms
@@ -59,10 +60,18 @@ def routes(edge: Edge, secrets: Secrets) -> APIRouter:
         return edge.answer(answer.body, answer.status)
 
     @router.get("")
-    async def list_secrets(request: Request, label: Labels = (), prefix: str = "") -> Response:
-        """List secrets: metadata only."""
+    async def list_secrets(
+        request: Request,
+        label: Labels = (),
+        prefix: str = "",
+        limit: int | None = None,
+        after: str = "",
+    ) -> Response:
+        """List secrets by name: metadata only. With `limit` a page of it, from the name that
+        follows `after` on; `next` is the `after` of the next page, or null."""
         principal = await edge.principal(request)
-        return edge.answer({"secrets": secrets.list(principal, labels=label, prefix=prefix)})
+        page = secrets.list(principal, Paging(limit, after), labels=label, prefix=prefix)
+        return edge.answer(page.answer("secrets"))
 
     @router.get("/{name}")
     async def inspect_secret(request: Request, name: str) -> Response:

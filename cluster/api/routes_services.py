@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cluster.api.edge import Edge, decoded
+from cluster.control.pages import Paging
 from cluster.control.service_draft import ServiceDraft
 from cluster.control.services import Services
 
@@ -29,9 +30,12 @@ def routes(edge: Edge, services: Services) -> APIRouter:
         return edge.answer(answer.body, answer.status)
 
     @router.get("/services")
-    async def list_services(request: Request) -> Response:
-        """List services."""
-        return edge.answer({"services": services.list(await edge.principal(request))})
+    async def list_services(
+        request: Request, limit: int | None = None, after: str = ""
+    ) -> Response:
+        """List services; pages as of `GET /v1/secrets`."""
+        page = services.list(await edge.principal(request), Paging(limit, after))
+        return edge.answer(page.answer("services"))
 
     @router.get("/services/{name}")
     async def inspect_service(request: Request, name: str) -> Response:

@@ -88,7 +88,7 @@ def _create(args: Namespace) -> int:
 
 def _list(args: Namespace) -> int:
     query = [("label", text) for text in args.filter]
-    print_rows(args, answers.rows(connect(args).get("/v1/configs", query), "configs"), _COLUMNS)
+    print_rows(args, connect(args).rows("/v1/configs", "configs", query), _COLUMNS)
     return ExitCode.DONE
 
 

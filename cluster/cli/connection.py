@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 from urllib.parse import quote
 
-from cluster.cli.answers import Answer, parse
+from cluster.cli.answers import Answer, parse, rows, text
 from cluster.cli.context_files import Context, ContextFiles, Seen, merged
 from cluster.cli.failures import error_of
 from cluster.cli.output import warn
@@ -23,6 +23,7 @@ from cluster.pki.tls import client_context
 from cluster.protocol.errors import (
     ClusterError,
     InvalidRequest,
+    MalformedMessage,
     OutcomeUnknown,
     Unauthenticated,
     Unavailable,
@@ -38,6 +39,8 @@ PATIENCE_S: Final = 3.0
 SETTLE_S: Final = 20.0
 """How long the same write is sent again to learn its outcome."""
 PAUSE_S: Final = 0.2
+PAGE: Final = "1000"
+"""Entries of a page of a list: the most that a manager gives."""
 ERRORS: Final = 400
 """Where HTTP's errors begin."""
 
@@ -66,6 +69,24 @@ class Connection:
     def get(self, path: str, query: Query = (), *, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
         """Return what a manager answers; any that can answer will do."""
         return self._call("GET", path, query, None, {}, timeout_s)
+
+    def rows(self, path: str, key: str, query: Query = ()) -> list[Answer]:
+        """Return a whole list, in as many pages as it takes.
+
+        Pages go on after the last name that was told: whatever is there from the first to the last
+        of them is told once, also while others come and go.
+        """
+        found: list[Answer] = []
+        after = ""
+        while True:
+            part = [*query, ("limit", PAGE), *([("after", after)] if after else ())]
+            answer = self.get(path, part)
+            found += rows(answer, key)
+            if answer.get("next") is None:  # a manager of 0.1.0 knows no pages
+                return found
+            if text(answer, "next") <= after:
+                raise MalformedMessage("the pages of the manager's list do not come to an end")
+            after = text(answer, "next")
 
     def get_of(self, endpoint: str, path: str, query: Query = ()) -> Answer:
         """Return what one manager answers, asked once, at an address that a manager told."""

@@ -3,7 +3,6 @@
 from argparse import Namespace
 from collections.abc import Mapping
 
-from cluster.cli import answers
 from cluster.cli.arguments import Parser, add_connection, add_labels, verbs_of
 from cluster.cli.connection import connect, path_of
 from cluster.cli.exposure import add_node_verbs
@@ -54,7 +53,7 @@ def add_commands(parser: Parser) -> None:
 
 
 def _list(args: Namespace) -> int:
-    print_rows(args, answers.rows(connect(args).get("/v1/nodes"), "nodes"), _COLUMNS)
+    print_rows(args, connect(args).rows("/v1/nodes", "nodes"), _COLUMNS)
     return ExitCode.DONE
 
 

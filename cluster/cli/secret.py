@@ -131,7 +131,7 @@ def _create_given(args: Namespace) -> answers.Answer:
 
 def _list(args: Namespace) -> int:
     query = [("label", text) for text in args.filter]
-    secrets = answers.rows(connect(args).get("/v1/secrets", query), "secrets")
+    secrets = connect(args).rows("/v1/secrets", "secrets", query)
     rows = secrets if args.format == "json" else [{**row, **_primary(row)} for row in secrets]
     print_rows(args, rows, _COLUMNS)
     for row in secrets if args.format == "table" and not args.quiet else ():

@@ -206,9 +206,7 @@ def _prune_one(connection: Connection, name: str, args: Namespace) -> answers.An
 
 
 def _all_names(connection: Connection) -> Sequence[str]:
-    return [
-        answers.text(one, "name") for one in answers.rows(connection.get("/v1/secrets"), "secrets")
-    ]
+    return [answers.text(one, "name") for one in connection.rows("/v1/secrets", "secrets")]
 
 
 def _coming(text: str) -> answers.Answer:

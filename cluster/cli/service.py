@@ -130,7 +130,7 @@ def _spec(answer: answers.Answer) -> str:
 
 
 def _list(args: Namespace) -> int:
-    services = answers.rows(connect(args).get("/v1/services"), "services")
+    services = connect(args).rows("/v1/services", "services")
     rows = services if args.format == "json" else [{**row, **_summary(row)} for row in services]
     columns = list(_COLUMNS)
     if any(row.get("configs") for row in rows):

@@ -13,6 +13,7 @@ import msgspec
 
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.moments import moment
+from cluster.control.pages import WHOLE, Page, Paging, page_of
 from cluster.control.policy import Action, Principal, Resource, authorize, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.secrets import check_name_free, check_size, users_of, value_record
@@ -135,20 +136,24 @@ class Configs:
         return {**shown, "data": b64encode(content.reveal()).decode()}
 
     def list(
-        self, principal: Principal, *, labels: Sequence[str] = (), prefix: str = ""
-    ) -> list[dict[str, JSON]]:
-        """Return the metadata of every config in the caller's reach, by name; filters as
+        self,
+        principal: Principal,
+        paging: Paging = WHOLE,
+        *,
+        labels: Sequence[str] = (),
+        prefix: str = "",
+    ) -> Page:
+        """Return the metadata of the configs in the caller's reach, by name; the rest as
         `Secrets.list`."""
         self._requests.check(principal, Action.CONFIG_LIST, Resource(Kind.CONFIG.value))
         view = self._requests.store.view
-        found = sorted(view.configs.values(), key=lambda stored: stored.record.name)
-        return [
-            config_shown(view, stored)
-            for stored in found
-            if in_reach(principal, stored.record.labels)
-            and carries(stored.record.labels, labels)
-            and stored.record.name.startswith(prefix)
-        ]
+        return page_of(
+            view.configs,
+            paging,
+            prefix,
+            lambda one: in_reach(principal, one.labels) and carries(one.labels, labels),
+            lambda stored: config_shown(view, stored),
+        )
 
     def inspect(self, principal: Principal, name: str) -> dict[str, JSON]:
         """Return one config's metadata. Raises ConfigNotFound."""

@@ -10,6 +10,7 @@ import msgspec
 
 from cluster.control.labels import changed_labels
 from cluster.control.moments import moment
+from cluster.control.pages import WHOLE, Page, Paging, page_of
 from cluster.control.policy import Action, Principal, Resource
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.task_history import Ending, remembered
@@ -100,12 +101,18 @@ class Nodes:
 
         return await self._requests.run_once(context, Action.NODE_REMOVE, _resource(name), decide)
 
-    def list(self, principal: Principal) -> list[dict[str, JSON]]:
-        """Return every node that is not removed, by name."""
+    def list(self, principal: Principal, paging: Paging = WHOLE) -> Page:
+        """Return the nodes that are not removed, by name, or a page of them; raises as
+        `Secrets.list`."""
         self._requests.check(principal, Action.NODE_LIST, Resource(Kind.NODE.value))
         view = self._requests.store.view
-        live = (s.record for s in view.nodes.values() if s.record.revoked_at is None)
-        return [_shown(view, node) for node in sorted(live, key=lambda node: node.name)]
+        return page_of(
+            view.nodes,
+            paging,
+            "",
+            lambda node: node.revoked_at is None,
+            lambda stored: _shown(view, stored.record),
+        )
 
 
 def get_node(view: View, name: str) -> Stored[NodeRecord]:

@@ -11,6 +11,7 @@ import msgspec
 
 from cluster.control.labels import carries, changed_labels, check_labels
 from cluster.control.new_primary import new_primary
+from cluster.control.pages import WHOLE, Page, Paging, page_of
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.retirement import made_room, value_removals
@@ -182,24 +183,27 @@ class Secrets:
         )
 
     def list(
-        self, principal: Principal, *, labels: Sequence[str] = (), prefix: str = ""
-    ) -> list[dict[str, JSON]]:
-        """Return the metadata of every secret in the caller's reach, by name.
+        self,
+        principal: Principal,
+        paging: Paging = WHOLE,
+        *,
+        labels: Sequence[str] = (),
+        prefix: str = "",
+    ) -> Page:
+        """Return the metadata of the secrets in the caller's reach, by name, or a page of it.
 
-        `labels`: filters `KEY` or `KEY=VALUE`, all must hold; `prefix`: of the name.
+        `labels`: filters `KEY` or `KEY=VALUE`, all must hold; `prefix`: of the name. Raises
+        InvalidRequest for a page that cannot be, or a whole list that is too long.
         """
         self._requests.check(principal, Action.SECRET_LIST, Resource(Kind.SECRET.value))
         view = self._requests.store.view
-        records = sorted(
-            (stored.record for stored in view.secrets.values()), key=lambda record: record.name
+        return page_of(
+            view.secrets,
+            paging,
+            prefix,
+            lambda one: in_reach(principal, one.labels) and carries(one.labels, labels),
+            lambda stored: secret_shown(view, stored.record),
         )
-        return [
-            secret_shown(view, record)
-            for record in records
-            if in_reach(principal, record.labels)
-            and carries(record.labels, labels)
-            and record.name.startswith(prefix)
-        ]
 
     def inspect(self, principal: Principal, name: str) -> dict[str, JSON]:
         """Return one secret's metadata. Raises SecretNotFound."""

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from cluster.control.labels import carries
+from cluster.control.pages import WHOLE, Page, Paging, page_of
 from cluster.control.policy import Action, Principal, Resource, in_reach
 from cluster.control.requests import JSON, Answer, Decision, RequestContext, Requests
 from cluster.control.rollout_policy import AT_ONCE, UNCHANGED, PolicyChange
@@ -163,19 +164,23 @@ class Services:
         return ended_shown(view, ServiceId(get_service(view, name).record.id))
 
     def list(
-        self, principal: Principal, *, labels: Sequence[str] = (), prefix: str = ""
-    ) -> list[dict[str, JSON]]:
-        """Return every service in the caller's reach, by name; filters as `Secrets.list`."""
+        self,
+        principal: Principal,
+        paging: Paging = WHOLE,
+        *,
+        labels: Sequence[str] = (),
+        prefix: str = "",
+    ) -> Page:
+        """Return the services in the caller's reach, by name; the rest as `Secrets.list`."""
         self._requests.check(principal, Action.SERVICE_LIST, Resource(Kind.SERVICE.value))
         view = self._requests.store.view
-        records = sorted((s.record for s in view.services.values()), key=lambda r: r.name)
-        return [
-            service_shown(view, record)
-            for record in records
-            if in_reach(principal, record.spec.labels)
-            and carries(record.spec.labels, labels)
-            and record.name.startswith(prefix)
-        ]
+        return page_of(
+            view.services,
+            paging,
+            prefix,
+            lambda one: in_reach(principal, one.spec.labels) and carries(one.spec.labels, labels),
+            lambda stored: service_shown(view, stored.record),
+        )
 
     def inspect(self, principal: Principal, name: str) -> dict[str, JSON]:
         """Return one service, and why a task of it waits for a node. Raises ServiceNotFound."""

@@ -12,6 +12,7 @@ import msgspec
 
 from cluster.protocol.errors import IntegrityError
 from cluster.protocol.ids import SecretId, VersionNumber
+from cluster.store.name_order import NameOrder
 from cluster.store.records import Kind, Record, value_id
 
 R = TypeVar("R", bound=Record)
@@ -61,7 +62,9 @@ class Table(Poisonable, Generic[R]):
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
         self.rows: dict[str, Stored[R]] = {}
-        """Written by `View.apply` alone."""
+        """Written by `View.put` and `View.drop` alone."""
+        self.order: NameOrder | None = None
+        """Fed by them too, from the first `by_name` on."""
 
     def get(self, record_id: str) -> Stored[R] | None:
         """Return the record of an id."""
@@ -72,6 +75,16 @@ class Table(Poisonable, Generic[R]):
         """Return all records, as they are now."""
         self.check()
         return tuple(self.rows.values())
+
+    def by_name(self, after: str = "", prefix: str = "") -> Iterator[Stored[R]]:
+        """Return the records whose name comes after `after` and starts with `prefix`, by name.
+
+        For kinds that have names; to be used up before anything changes.
+        """
+        self.check()
+        if self.order is None:
+            self.order = NameOrder(stored.record for stored in self.rows.values())
+        return (self.rows[record_id] for record_id in self.order.ids(after, prefix))
 
     def pick(self, record_ids: frozenset[str]) -> tuple[Stored[R], ...]:
         """Return the records of some ids that exist, in the order of their ids."""

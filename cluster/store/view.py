@@ -259,20 +259,25 @@ class View:
     def put(self, stored: Stored[Record]) -> RecordChange:
         """Take in a new state of a record."""
         record = stored.record
-        rows = self._tables[record.kind].rows
-        before = rows.get(record.id)
-        rows[record.id] = stored
+        table = self._tables[record.kind]
+        before = table.rows.get(record.id)
+        table.rows[record.id] = stored
         self._indexes.move(before.record if before else None, record)
+        if table.order is not None:
+            table.order.move(before.record if before else None, record)
         if isinstance(record, RolloutRecord):
             self._holds.put(record)
         return RecordChange(record.kind, record.id, before.record if before else None, record)
 
     def drop(self, kind: Kind, record_id: str) -> RecordChange | None:
         """Take out a record."""
-        before = self._tables[kind].rows.pop(record_id, None)
+        table = self._tables[kind]
+        before = table.rows.pop(record_id, None)
         if before is None:
             return None
         self._indexes.move(before.record, None)
+        if table.order is not None:
+            table.order.move(before.record, None)
         if isinstance(before.record, RolloutRecord):
             self._holds.drop(before.record)
         return RecordChange(kind, record_id, before.record, None)

@@ -50,7 +50,7 @@ def test_ls_and_inspect_tell_no_content(run: Run, manager: Canned, context: Cont
         "NAME   SIZE  USED BY  LABELS    CREATED                   UPDATED",
         "nginx  23    web      team=red  2026-01-01T00:00:00.000Z  2026-01-01T00:00:00.000Z",
     ]
-    assert manager.asked[0].path == "/v1/configs?label=team%3Dred"
+    assert manager.asked[0].path == "/v1/configs?label=team%3Dred&limit=1000"
     assert run("config", "ls", "-q").out == "nginx\n"
     assert "size: 23" in run("config", "inspect", "nginx").out.splitlines()
     assert json.loads(run("config", "inspect", "nginx", "--format", "json").out) == CONFIG

@@ -222,7 +222,7 @@ def test_a_renewal_that_fails_is_a_warning_and_asked_once(
     done = run("secret", "ls")
     assert done.code == 0
     assert "is not renewed" in done.err
-    assert [asked.path for asked in manager.asked] == ["/v1/renew", "/v1/secrets"]
+    assert [asked.path for asked in manager.asked] == ["/v1/renew", "/v1/secrets?limit=1000"]
     assert files.load("lab").chain_pem == before.chain_pem
 
 

@@ -93,7 +93,7 @@ def test_ls(run: Run, manager: Canned, context: Context) -> None:
         "db-password  2        17    web,worker  team=red  -        2026-01-01T00:00:00.000Z",
         "key          -        -     -           -         -        -",
     ]
-    assert manager.only().path == "/v1/secrets?label=team%3Dred"
+    assert manager.only().path == "/v1/secrets?label=team%3Dred&limit=1000"
     assert "strongroom-request-id" in manager.only().headers
 
 

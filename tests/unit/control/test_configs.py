@@ -60,12 +60,12 @@ async def test_content_is_read_back_as_it_was_stored(lab: ControlLab) -> None:
     assert shown["index"] == stored(lab, "plain").mod_revision
     assert shown["created_by"] == ADMIN.name
     assert shown["used_by"] == []
-    assert [one["name"] for one in lab.configs.list(AUDITOR)] == ["plain"]
+    assert [one["name"] for one in lab.configs.list(AUDITOR).entries] == ["plain"]
 
 
 async def test_lists_and_inspections_hold_no_content(lab: ControlLab) -> None:
     await create(lab, "plain", CANARY)
-    shown = (lab.configs.list(ADMIN), lab.configs.inspect(ADMIN, "plain"))
+    shown = (lab.configs.list(ADMIN).entries, lab.configs.inspect(ADMIN, "plain"))
     assert b"data" not in msgspec.json.encode(shown)
 
 
@@ -94,8 +94,10 @@ async def test_labels_change_and_show_in_the_index(lab: ControlLab) -> None:
     after = lab.configs.inspect(ADMIN, "plain")
     assert after["labels"] == {"tier": "web"}
     assert int(str(after["index"])) > int(str(before["index"]))
-    assert [one["name"] for one in lab.configs.list(ADMIN, labels=["tier=web"])] == ["plain"]
-    assert lab.configs.list(ADMIN, labels=["team"]) == []
+    assert [one["name"] for one in lab.configs.list(ADMIN, labels=["tier=web"]).entries] == [
+        "plain"
+    ]
+    assert lab.configs.list(ADMIN, labels=["team"]).entries == []
     assert await content(lab, "plain") == CONTENT
 
 
@@ -138,7 +140,7 @@ async def test_no_route_of_configs_reads_a_secret(lab: ControlLab) -> None:
             await lab.configs.remove(lab.context(), name)
         with pytest.raises(ConfigNotFound):
             await lab.configs.set_labels(lab.context(), name, {"a": "b"}, [])
-    assert lab.configs.list(ADMIN) == []
+    assert lab.configs.list(ADMIN).entries == []
     await create(lab, "db", CONTENT)
     # The control: it is the config of that name, and it is read.
     assert await content(lab, "db") == CONTENT
@@ -163,7 +165,7 @@ async def test_no_command_of_secrets_finds_a_config(lab: ControlLab) -> None:
     for read in (lab.secrets.inspect, lab.versions.list, lab.exposure.where):
         with pytest.raises(SecretNotFound):
             read(ADMIN, "plain")
-    assert lab.secrets.list(ADMIN) == []
+    assert lab.secrets.list(ADMIN).entries == []
     await lab.secret("plain", CANARY)
     await lab.secrets.remove(lab.context(), "plain")
     assert await content(lab, "plain") == CONTENT
@@ -200,7 +202,7 @@ async def test_reading_is_for_admins_and_for_deployers_within_their_labels(
     assert len(absent) == 1
     with pytest.raises(PermissionDenied):
         await lab.configs.read(AUDITOR, "mine")
-    assert [one["name"] for one in lab.configs.list(DEPLOYER)] == ["mine"]
+    assert [one["name"] for one in lab.configs.list(DEPLOYER).entries] == ["mine"]
     with pytest.raises(PermissionDenied):
         await lab.configs.set_labels(lab.context(DEPLOYER), "mine", {}, ["team"])
     theirs = (ReferenceDraft("theirs", config=True),)

@@ -15,7 +15,7 @@ async def test_node_shows_its_state_and_strength(lab: ControlLab) -> None:
     await lab.state(node_id, NodeState.READY, strength="weak", mounts="given")
     shown = lab.nodes.inspect(AUDITOR, node_id)
     assert (shown["name"], shown["state"], shown["strength"]) == ("n1", "ready", "weak")
-    assert [node["name"] for node in lab.nodes.list(AUDITOR)] == ["n1"]
+    assert [node["name"] for node in lab.nodes.list(AUDITOR).entries] == ["n1"]
 
 
 async def test_labels_and_availability_change(lab: ControlLab) -> None:
@@ -61,7 +61,7 @@ async def test_removed_node_is_gone_from_sight_but_not_forgotten(lab: ControlLab
     await lab.service("web")
     await lab.settle(lab.duty())
     await lab.nodes.remove(lab.context(), "n1")
-    assert lab.nodes.list(AUDITOR) == []
+    assert lab.nodes.list(AUDITOR).entries == []
     assert len(lab.view.tasks) == 0
     stored = lab.view.nodes.get(node_id)
     assert stored is not None

@@ -47,7 +47,12 @@ async def test_created_secret_can_be_issued(lab: ControlLab) -> None:
 async def test_no_answer_and_no_listing_carries_a_value(lab: ControlLab) -> None:
     await lab.secret("db", CANARY)
     answer = await lab.secrets.rotate(lab.context(), "db", SecretBytes(CANARY + b"2"))
-    shown = [answer, answer.body, lab.secrets.list(AUDITOR), lab.secrets.inspect(AUDITOR, "db")]
+    shown = [
+        answer,
+        answer.body,
+        lab.secrets.list(AUDITOR).entries,
+        lab.secrets.inspect(AUDITOR, "db"),
+    ]
     assert CANARY.decode() not in repr(shown)
     assert all(CANARY not in r.record.answer for r in lab.view.requests.values())
 
@@ -77,7 +82,7 @@ async def test_two_managers_cannot_give_one_name_twice(lab: ControlLab, second: 
         lab.secret("db", b"1"), second.secret("DB", b"2"), return_exceptions=True
     )
     assert [type(result) for result in results if result] == [AlreadyExists]
-    assert len(lab.secrets.list(AUDITOR)) == 1
+    assert len(lab.secrets.list(AUDITOR).entries) == 1
 
 
 @pytest.mark.parametrize("name", ["", ".x", "a/b", "a" * 65, "../x"])
@@ -92,7 +97,7 @@ async def test_resent_request_learns_the_first_answer(lab: ControlLab) -> None:
     await lab.secret("other")
     again = await lab.secrets.create(context, "db", {}, SecretBytes(b"1"))
     assert again == first
-    assert len(lab.secrets.list(AUDITOR)) == 2
+    assert len(lab.secrets.list(AUDITOR).entries) == 2
 
 
 async def test_request_id_of_another_caller_is_refused(lab: ControlLab) -> None:
@@ -185,7 +190,7 @@ async def test_secret_of_a_previous_spec_is_not_removed(lab: ControlLab) -> None
         await lab.secrets.remove(lab.context(), "db")
     await lab.services.update(lab.context(), "web", drafted("web"))
     await lab.secrets.remove(lab.context(), "db")
-    assert lab.secrets.list(AUDITOR) == []
+    assert lab.secrets.list(AUDITOR).entries == []
     assert len(lab.view.secret_values) == 0
 
 
@@ -234,7 +239,7 @@ async def test_removal_and_new_reference_cannot_both_win(
 async def test_deployer_reaches_only_his_labels(lab: ControlLab) -> None:
     await lab.secret("red-db", team="red")
     await lab.secret("blue-db", team="blue")
-    assert [secret["name"] for secret in lab.secrets.list(DEPLOYER)] == ["red-db"]
+    assert [secret["name"] for secret in lab.secrets.list(DEPLOYER).entries] == ["red-db"]
     assert lab.secrets.inspect(DEPLOYER, "red-db")["name"] == "red-db"
     denials = []
     for name in ("blue-db", "absent"):
@@ -253,5 +258,5 @@ async def test_list_filters_by_label_and_prefix(lab: ControlLab) -> None:
     await lab.secret("a1", env="dev")
     await lab.secret("a2", env="live")
     await lab.secret("b1", env="dev")
-    listed = lab.secrets.list(AUDITOR, labels=["env=dev"], prefix="a")
+    listed = lab.secrets.list(AUDITOR, labels=["env=dev"], prefix="a").entries
     assert [secret["name"] for secret in listed] == ["a1"]

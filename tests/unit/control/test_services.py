@@ -266,7 +266,7 @@ async def test_deployer_cannot_touch_or_take_over_other_services(lab: ControlLab
         await lab.services.update(
             lab.context(DEPLOYER), "mixed", drafted("mixed", labels={"team": "red"})
         )
-    assert [service["name"] for service in lab.services.list(DEPLOYER)] == ["mixed"]
+    assert [service["name"] for service in lab.services.list(DEPLOYER).entries] == ["mixed"]
 
 
 async def test_rollout_of_a_new_service_waits_for_its_replicas(lab: ControlLab) -> None:
