@@ -7,6 +7,7 @@ beside.
 
 import base64
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from cluster.protocol.https_client import request
 from cluster.system import SystemClock, SystemEntropy
-from tests.support.attacker import join_node
+from tests.support.attacker import RawSession, join_node
 from tests.support.issuing import issue
 from tests.support.running import (
     TRUST_DOMAIN,
@@ -32,6 +33,8 @@ from tests.support.running import (
 
 NAME = "canary-name-b7"
 SERVICE = "canary-service-b7"
+NODE = "canary-node-b7"
+NODE_LABEL = re.compile(rb'[{,]node="([^"]*)"')
 
 
 def forms(value: bytes) -> set[bytes]:
@@ -204,13 +207,38 @@ def test_audit_and_metrics_hold_no_value_and_metrics_no_name(stage: Stage) -> No
     audit = repr(page).encode()
     assert NAME.encode() in audit
     assert [needle for needle in stage.needles | beginnings if needle in audit] == []
-    metrics = stage.cluster.call("GET", "/metrics").body["value"]
+    metrics, node_id = metrics_with_a_node_behind(stage.cluster)
     (delivered,) = [
         line for line in metrics.splitlines() if line.startswith(b"strongroom_deliveries_total ")
     ]
     assert float(delivered.split()[1]) >= 2
-    secrets = stage.needles | beginnings | {NAME.encode(), SERVICE.encode()}
+    secrets = stage.needles | beginnings | {NAME.encode(), SERVICE.encode(), NODE.encode()}
     assert [needle for needle in secrets if needle in metrics] == []
+    assert set(NODE_LABEL.findall(metrics)) == {node_id.encode()}
+
+
+def metrics_with_a_node_behind(cluster: RunningCluster) -> tuple[bytes, str]:
+    """Return metrics that tell of a node by itself, and its id: it is handed what it never acks."""
+
+    def metrics() -> bytes:
+        return bytes(cluster.call("GET", "/metrics").body["value"])
+
+    credential, node_id = join_node(cluster, NODE)
+    session = RawSession(cluster.managers[0], credential)
+    try:
+        session.hello()
+        service = {"name": f"{SERVICE}-behind", "uid": 20_004, "gid": 20_004}
+        constraints = [f"node.name=={NODE}"]
+        references = [{"source": NAME}]
+        cluster.ok(
+            "POST", "/v1/services",
+            {**service, "references": references, "constraints": constraints},
+        )  # fmt: skip
+        wait_until(lambda: NODE_LABEL.search(metrics()), "a node that is behind")
+        return metrics(), node_id
+    finally:
+        session.close()
+        cluster.ok("DELETE", f"/v1/nodes/{NODE}")
 
 
 @pytest.mark.threat("T-18")
