@@ -296,3 +296,25 @@ def test_a_stopped_agent_keeps_the_files_of_its_services(
     agent.start()
     wait_until(lambda: cluster.node(agent.name)["state"] == "ready", "the agent is back")
     assert agent.read("keeps", "kept") == b"value"
+
+
+def test_join_that_cannot_print_says_so_and_can_be_repeated(cluster: RunningCluster) -> None:
+    """The node has joined; its id is what could not be told."""
+    token = cluster.ok("POST", "/v1/tokens", {"role": "worker"})["token"]
+    argv = [
+        cluster.agents[0].argv[0], "join", "--name", "unheard",
+        "--data-dir", str(cluster.base / "unheard"), "--manager", cluster.managers[0].join,
+    ]  # fmt: skip
+
+    def join(shell: str) -> tuple[int, str, str]:
+        done = subprocess.run(
+            ["/bin/sh", "-c", f'exec "$@" {shell}', "sh", *argv],
+            input=token, capture_output=True, text=True, env=cluster.env, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    full = "strongroom-agent: standard output: No space left on device\n"
+    assert join(">/dev/full") == (1, "", full)
+    assert join(">&-") == (1, "", "strongroom-agent: standard output is closed\n")
+    assert join("") == (0, f"{cluster.node('unheard')['id']}\n", "")
+    cluster.ok("DELETE", "/v1/nodes/unheard")
