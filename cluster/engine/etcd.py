@@ -152,10 +152,11 @@ class EtcdEngine:
                 range_end=prefix_end(DATA + prefix),
                 limit=min(limit - len(entries), CHUNK_ENTRIES),
                 revision=revision,
-                serializable=not linearizable,
+                # The past is the same for every member: the own one tells it, without a quorum.
+                serializable=revision > 0 or not linearizable,
             )
             try:
-                reply = await self._calls.range(request)
+                reply = await self._past_or_present(request)
             except Compacted:
                 raise Compacted(revision + 1) from None
             revision, more = revision or reply.header.revision, reply.more
@@ -164,6 +165,16 @@ class EtcdEngine:
             if reply.kvs:
                 start = reply.kvs[-1].key + b"\0"
         return Page(tuple(entries), revision, more)
+
+    async def _past_or_present(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        """Read a range; ask the quorum where the own member has not come so far yet."""
+        try:
+            return await self._calls.range(request)
+        except InvalidRequest:
+            if not (request.serializable and request.revision):
+                raise
+            request.serializable = False
+            return await self._calls.range(request)
 
     def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
         """See `Engine.watch`."""

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from cluster.engine.seam import Change, Engine, Entry, WatchBatch
+from cluster.engine.seam import Change, Engine, Entry, Page, WatchBatch
 from cluster.protocol.errors import (
     Compacted,
     IntegrityError,
@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_S: Final = 0.5
 LIST_ATTEMPTS: Final = 5
+PAGE_ATTEMPTS: Final = 5
 MANY: Final = 10_000
 """Records that are worth keeping from the collector of cycles: they have none, and it would look
 through all of them while they are read, and stop everything for it ever after."""
@@ -170,11 +171,24 @@ class Ingest:
     async def _pages(self, prefix: bytes, revision: int) -> AsyncIterator[tuple[Entry, ...]]:
         after = None
         while True:
-            page = await self._engine.list_page(prefix, after=after, at_revision=revision)
+            page = await self._page(prefix, after, revision)
             yield page.entries
             if not page.more:
                 return
             after = page.entries[-1].key
+
+    async def _page(self, prefix: bytes, after: bytes | None, revision: int) -> Page:
+        """Return a page. An engine may stand still for longer than a read insists, and a listing
+        that began anew at each time would come to no end."""
+        for _ in range(PAGE_ATTEMPTS - 1):
+            try:
+                return await self._engine.list_page(prefix, after=after, at_revision=revision)
+            except Compacted:
+                raise
+            except Unavailable as error:
+                log.info("store.listing_delayed", code=error.code)
+                await asyncio.sleep(RETRY_S)
+        return await self._engine.list_page(prefix, after=after, at_revision=revision)
 
     def _take_keyring(self, entry: Entry | None) -> None:
         if entry is None:

@@ -301,6 +301,12 @@ class EngineConformance:
         with pytest.raises(InvalidRequest):
             await engine.compact(await engine.barrier() + 100)
 
+    async def test_the_future_cannot_be_listed(self, engine: Engine) -> None:
+        head = await engine.barrier()
+        with pytest.raises(InvalidRequest):
+            await engine.list_page(b"", at_revision=head + 100)
+        assert (await engine.list_page(b"", at_revision=head)).revision == head
+
     async def test_watch_yields_whole_revisions_in_order(self, engine: Engine) -> None:
         start = await engine.barrier()
         made = [await commit(engine, Put(b"w/a", b"1"), Put(b"w/b", b"2"), Put(b"x", b"0"))]

@@ -124,6 +124,7 @@ async def test_without_a_majority_nothing_is_decided(members: list[RunningMember
     once = request_id()
     last = members[0]
     await commit(last.engine, Put(b"before", b"v"))
+    listed = await last.engine.list_page(b"")
     for member in members[1:]:
         await member.kill()
     last.engine._calls._give_up_s = 1.0
@@ -132,6 +133,9 @@ async def test_without_a_majority_nothing_is_decided(members: list[RunningMember
     assert isinstance(await last.engine.cancel(once), OutcomeUnknown)
     with pytest.raises(NoQuorum):
         await last.engine.read(b"before")
+    with pytest.raises(NoQuorum):
+        await last.engine.list_page(b"")
+    assert await last.engine.list_page(b"", at_revision=listed.revision) == listed
     seen = await last.engine.read(b"before", linearizable=False)
     assert seen is not None
     assert len((await last.engine.status()).members) == 3

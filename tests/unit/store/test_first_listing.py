@@ -9,7 +9,7 @@ import pytest
 
 from cluster.engine.seam import Page
 from cluster.engine.sqlite import SqliteEngine
-from cluster.protocol.errors import Compacted
+from cluster.protocol.errors import Compacted, NoQuorum
 from cluster.protocol.ids import ManagerId
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.keyring import new_keyring
@@ -54,6 +54,47 @@ async def test_a_listing_that_broke_off_is_made_good_by_the_next(lab: StoreLab, 
     assert set(other.view.nodes) == {"later", *(f"n{number}" for number in range(1, 6))}
     assert other.view.faults == ()
     assert gc.isenabled()
+
+
+class StandingEngine(UnreliableEngine):
+    """A port to a real engine that stands still for a while, some pages after the first."""
+
+    def __init__(self, lab: StoreLab, *, after: int, pages: int) -> None:
+        super().__init__(lab.engine)
+        self._still = range(after, after + pages)
+        self.asked = 0
+
+    async def list_page(self, *args: object, **kwargs: object) -> Page:
+        """Pass on, less while it stands."""
+        self.asked += 1
+        if self.asked in self._still:
+            raise NoQuorum
+        page: Page = await self._engine.list_page(*args, **kwargs)  # type: ignore[arg-type]  # as they came
+        return page
+
+
+async def test_a_listing_goes_on_where_the_engine_stood_still(
+    lab: StoreLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "RETRY_S", 0)
+    store = await lab.open()
+    await store.commit(Write(tuple(Create(node(f"n{number}")) for number in range(6))))
+    whole = StandingEngine(lab, after=0, pages=0)
+    await lab.open("m2", "b2", engine=whole)  # type: ignore[arg-type]  # a port
+    engine = StandingEngine(lab, after=5, pages=4)
+    other = await lab.open("m3", "b3", engine=engine)  # type: ignore[arg-type]  # a port
+    assert set(other.view.nodes) == {f"n{number}" for number in range(6)}
+    assert engine.asked == whole.asked + 4
+
+
+async def test_a_listing_does_not_wait_for_ever(
+    lab: StoreLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "RETRY_S", 0)
+    await lab.open()
+    engine = StandingEngine(lab, after=5, pages=1_000_000)
+    with pytest.raises(NoQuorum):
+        await lab.open("m2", "b2", engine=engine)  # type: ignore[arg-type]  # a port
 
 
 async def test_the_collector_runs_again_after_a_listing_that_failed(lab: StoreLab) -> None:
