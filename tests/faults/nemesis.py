@@ -34,6 +34,7 @@ LONG: Final = 0.2
 """The share of faults that last long."""
 SPACE_S: Final = 300.0
 """How long freeing space in a full engine may take."""
+FREE_AGAIN_S: Final = 5.0
 Fault = Callable[["Nemesis"], AbstractContextManager[str]]
 
 
@@ -377,7 +378,11 @@ def _kill_at_compaction(nemesis: Nemesis) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _engine_quota(nemesis: Nemesis) -> Iterator[str]:
-    """The engine's quota is reached: nothing can be written until an operator frees space."""
+    """The engine's quota is reached: nothing can be written until an operator frees space.
+
+    As an operator does it: on a manager that serves, and again only after a while, since each time
+    forgets all history and stops the member.
+    """
     struck = nemesis.managers(1)[0]
     _engine_control(struck, "fill").wait(30)
     yield struck.name
@@ -385,11 +390,12 @@ def _engine_quota(nemesis: Nemesis) -> Iterator[str]:
     answer: object = None
     while time.monotonic() < deadline:
         with contextlib.suppress(ClusterError, OSError, ValueError):
-            recovered = struck.admin("POST", "/admin/recover-space", {})
-            answer = recovered.body
-            if recovered.status == 200 and not recovered.body["alarms"]:
-                return
-        nemesis.rest(0.5)
+            if struck.state() == "serving":
+                recovered = struck.admin("POST", "/admin/recover-space", {})
+                answer = recovered.body
+                if recovered.status == 200 and not recovered.body["alarms"]:
+                    return
+        nemesis.rest(FREE_AGAIN_S)
     raise AssertionError(f"{struck.name} cannot free space: {answer}")
 
 
