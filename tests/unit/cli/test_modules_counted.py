@@ -59,7 +59,7 @@ def test_a_list_of_secrets(manager: Canned, context: Context) -> None:
 
 @pytest.mark.parametrize(
     ("package", "ours", "standard"),
-    [("cluster", 5, 43), ("agent", 7, 43)],
+    [("cluster", 5, 43), ("agent", 8, 43)],
     ids=["operator", "agent"],
 )
 def test_help(package: str, ours: int, standard: int) -> None:
