@@ -26,6 +26,7 @@ from cluster.engine.etcd_channel import (
     fate_of,
 )
 from cluster.engine.etcd_membership import EtcdMembership, engine_members
+from cluster.engine.etcd_reach import Reach
 from cluster.engine.etcd_transaction import cancellation, outcome, settled, transaction
 from cluster.engine.etcd_watch import watch
 from cluster.engine.limits import check_key, check_request_id, check_transaction, prefix_end
@@ -82,6 +83,7 @@ class EtcdEngine:
         self._quota_bytes = quota_bytes
         self._calls = EtcdCalls(channel, clock, entropy, give_up_s=give_up_s)
         self._campaigns = EtcdCampaigns(channel, clock)
+        self._reach = Reach()
         self.membership = EtcdMembership(channel)
 
     @classmethod
@@ -143,14 +145,17 @@ class EtcdEngine:
         linearizable: bool = True,
     ) -> Page:
         """See `Engine.list_page`. A page ends early when its values grow large."""
+        whole = DATA + prefix
         start = DATA + (prefix if after is None else max(prefix, after + b"\0"))
-        revision, more, size = at_revision or 0, True, 0
+        revision, more, size, chunk = at_revision or 0, True, 0, CHUNK_ENTRIES
         entries: list[Entry] = []
         while more and len(entries) < limit and size < CHUNK_BYTES:
+            wanted = min(limit - len(entries), chunk)
+            end = self._reach.end(whole, start, wanted)
             request = pb.RangeRequest(
                 key=start,
-                range_end=prefix_end(DATA + prefix),
-                limit=min(limit - len(entries), CHUNK_ENTRIES),
+                range_end=end or prefix_end(whole),
+                limit=wanted,
                 revision=revision,
                 # The past is the same for every member: the own one tells it, without a quorum.
                 serializable=revision > 0 or not linearizable,
@@ -159,11 +164,18 @@ class EtcdEngine:
                 reply = await self._past_or_present(request)
             except Compacted:
                 raise Compacted(revision + 1) from None
-            revision, more = revision or reply.header.revision, reply.more
+            found = len(reply.kvs)
+            last = reply.kvs[-1].key if reply.more else None
+            self._reach.learn(whole, start, end, last, found, reply.count)
+            revision, more = revision or reply.header.revision, reply.more or end is not None
             entries += map(entry_of, reply.kvs)
             size += sum(len(kv.value) for kv in reply.kvs)
-            if reply.kvs:
-                start = reply.kvs[-1].key + b"\0"
+            if last is not None:
+                start = last + b"\0"
+            elif end is not None:
+                start = end
+            # Few requests with many keys each, as long as their values are small.
+            chunk = max(CHUNK_ENTRIES, (CHUNK_BYTES - size) * len(entries) // (size + 1))
         return Page(tuple(entries), revision, more)
 
     async def _past_or_present(self, request: pb.RangeRequest) -> pb.RangeResponse:

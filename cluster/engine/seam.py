@@ -108,7 +108,11 @@ Outcome = Committed | CompareFailed | OutcomeUnknown
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Entries in key order as of `revision`; ask with `after=entries[-1].key` while `more`."""
+    """Entries in key order as of `revision`; ask with `after=entries[-1].key` while `more`.
+
+    With `more` there is at least one entry. What is asked for then may be an empty page: whether
+    anything is left in a long list is only known at its end.
+    """
 
     entries: tuple[Entry, ...]
     revision: int

@@ -36,6 +36,10 @@ log = structlog.get_logger(__name__)
 RETRY_S: Final = 0.5
 LIST_ATTEMPTS: Final = 5
 PAGE_ATTEMPTS: Final = 5
+PAGE: Final = 10_000
+"""Records of a page, if they are small."""
+AT_ONCE: Final = 1_000
+"""Records that are opened before others have their turn."""
 MANY: Final = 10_000
 """Records that are worth keeping from the collector of cycles: they have none, and it would look
 through all of them while they are read, and stop everything for it ever after."""
@@ -172,7 +176,9 @@ class Ingest:
         after = None
         while True:
             page = await self._page(prefix, after, revision)
-            yield page.entries
+            for at in range(0, len(page.entries), AT_ONCE):
+                yield page.entries[at : at + AT_ONCE]
+                await asyncio.sleep(0)
             if not page.more:
                 return
             after = page.entries[-1].key
@@ -180,15 +186,16 @@ class Ingest:
     async def _page(self, prefix: bytes, after: bytes | None, revision: int) -> Page:
         """Return a page. An engine may stand still for longer than a read insists, and a listing
         that began anew at each time would come to no end."""
+        list_page = self._engine.list_page
         for _ in range(PAGE_ATTEMPTS - 1):
             try:
-                return await self._engine.list_page(prefix, after=after, at_revision=revision)
+                return await list_page(prefix, after=after, at_revision=revision, limit=PAGE)
             except Compacted:
                 raise
             except Unavailable as error:
                 log.info("store.listing_delayed", code=error.code)
                 await asyncio.sleep(RETRY_S)
-        return await self._engine.list_page(prefix, after=after, at_revision=revision)
+        return await list_page(prefix, after=after, at_revision=revision, limit=PAGE)
 
     def _take_keyring(self, entry: Entry | None) -> None:
         if entry is None:
