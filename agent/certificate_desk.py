@@ -33,8 +33,11 @@ class CertificateDesk:
         self._schedule.follow(services, now_s)
 
     def due(self, now_s: float) -> list[ServiceSigningRequest]:
-        """Return the requests to send now."""
-        return self._schedule.due(now_s)
+        """Return the requests to send now; those before that got no answer count as failures."""
+        requests = self._schedule.due(now_s)
+        for request in requests:
+            self._note_fault(request.service_id)
+        return requests
 
     def take(
         self, message: ServiceCertificate | ServiceCertificateRefused, now_s: float
@@ -66,6 +69,9 @@ class CertificateDesk:
     def _fail(self, service_id: str, reason: str, now_s: float) -> None:
         log.warning("certificate.failed", service_id=service_id, reason=reason)
         self._schedule.failed(service_id, reason, now_s)
+        self._note_fault(service_id)
+
+    def _note_fault(self, service_id: str) -> None:
         fault = self._schedule.fault_of(service_id)
         if fault:
             self._table.certificate_faults[service_id] = fault

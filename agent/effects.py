@@ -39,6 +39,8 @@ class Apply:
     services: tuple[ServiceAssignment, ...]
     values: Mapping[VersionKey, SealedValue]
     """Values not yet in any mount, as they came; the core drops them once they are."""
+    request_ids: tuple[str, ...] = ()
+    """Of the requests that made what is to be put in place, for the log."""
 
 
 @dataclass(frozen=True, slots=True)

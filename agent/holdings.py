@@ -8,16 +8,18 @@ DESIGN 6; `agent.session` has the theory of operation.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum, auto
+from itertools import islice
 
 import msgspec
 
 from agent.assignments import version_key
 from agent.effects import Apply
 from cluster.pki.node_envelope import SealedValue
-from cluster.protocol.ids import Incarnation
+from cluster.protocol.ids import Incarnation, is_id
 from cluster.protocol.wire import (
+    REQUEST_IDS,
     FileSpec,
     RevisionPair,
     ServiceAssignment,
@@ -47,6 +49,8 @@ class Holdings:
         self.desired: Mapping[str, ServiceAssignment] = {s.service_id: s for s in mounted}
         self._mounted = {i: version_keys((s,)) for i, s in self.desired.items()}
         self._values: dict[VersionKey, SealedValue] = {}
+        self._request_ids: tuple[str, ...] = ()
+        """Of the requests that made what is not in place yet."""
 
     def judge(self, revision: RevisionPair) -> Verdict:
         """Return whether `revision` may be accepted; an equal one may: its manifest is the same."""
@@ -77,20 +81,35 @@ class Holdings:
         """Return whether a value is missing to publish `services`."""
         return not version_keys(under_lease(services, covers)) <= set(self.held())
 
-    def accept(self, revision: RevisionPair, desired: Mapping[str, ServiceAssignment]) -> bool:
-        """Make a judged manifest the one in force; return whether it raised `highest`."""
+    def accept(
+        self,
+        revision: RevisionPair,
+        desired: Mapping[str, ServiceAssignment],
+        request_ids: Iterable[str] = (),
+    ) -> bool:
+        """Make a judged manifest the one in force; return whether it raised `highest`.
+
+        Of its request ids, what has not the shape of one, or is too much, is left out.
+        """
         raised = revision != self.highest
         self.highest, self.desired = revision, desired
+        told = dict.fromkeys((*filter(is_id, request_ids), *self._request_ids))
+        self._request_ids = tuple(islice(told, REQUEST_IDS))
         self._drop_values(keep=version_keys(desired.values()))
         return raised
 
     def work(self, revision: RevisionPair, covers: Covers) -> Apply:
         """Return the work of making the mounts match, without the files no lease covers."""
         services = under_lease(self.desired.values(), covers)
-        return Apply(revision, services, dict(self._values))
+        return Apply(revision, services, dict(self._values), self._request_ids)
 
-    def settle(self, results: Iterable[ServiceResult]) -> None:
-        """Take in what is mounted now, and drop the values that rest there."""
+    def settle(self, results: Collection[ServiceResult], *, complete: bool) -> None:
+        """Take in what is mounted now, and drop the values that rest there.
+
+        `complete`: no file was left out for want of a lease. Only then is every request done here.
+        """
+        if complete and not any(result.error for result in results):
+            self._request_ids = ()
         self._mounted = {r.service_id: frozenset(r.mounted) for r in results if r.mounted}
         mounted = frozenset[VersionKey]().union(*self._mounted.values())
         self._drop_values(keep=version_keys(self.desired.values()) - mounted)
@@ -124,7 +143,7 @@ class Holdings:
 
     def clear(self) -> None:
         """Forget everything but the highest revision."""
-        self.desired, self._mounted = {}, {}
+        self.desired, self._mounted, self._request_ids = {}, {}, ()
         self._drop_values(keep=frozenset())
 
     def _drop_values(self, keep: frozenset[VersionKey]) -> None:

@@ -259,6 +259,7 @@ class Agent:
             revision=work.revision.number,
             services=len(outcome.results),
             failed=[r.service_id for r in outcome.results if r.error],
+            request_ids=work.request_ids,
         )
         self._follow_health()
         for service in outcome.changed:

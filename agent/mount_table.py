@@ -94,7 +94,8 @@ class MountTable:
         """
         wanted = {service.service_id: service for service in desired}
         self._staged.keep_only(wanted.keys())
-        for gone in self.certificate_faults.keys() - wanted.keys():
+        certified = {i for i, service in wanted.items() if service.certificate}
+        for gone in self.certificate_faults.keys() - certified:
             del self.certificate_faults[gone]
         waiting = {i for i, service in wanted.items() if self._awaits_certificate(service)}
         made = plan(self._plannable(wanted, waiting), self.mounted, share_uid=self._shares_uids())
@@ -146,6 +147,7 @@ class MountTable:
         """Wipe and take away every mount; goes on after a failure and raises it at the end."""
         failures: list[Exception] = []
         self._staged.keep_only(())
+        self.certificate_faults.clear()
         for service_id in list(self._entries):
             try:
                 self._entries.pop(service_id).mount.revoke()

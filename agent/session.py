@@ -170,7 +170,7 @@ class Session:
         """Take in what became of an Apply: acknowledge it, and drop the values that now rest in
         mounts, and those that could not be opened.
         """
-        self._holdings.settle(results)
+        self._holdings.settle(results, complete=not self._wiped)
         self._holdings.discard(unopened)
         self._failed_since_s = now_s if any(r.error for r in results) else None
         link = self._links.current
@@ -216,7 +216,7 @@ class Session:
 
     def _snapshot(self, link: Link, message: wire.Snapshot, now_s: float) -> _Todo:
         desired = {service.service_id: service for service in message.services}
-        return self._accept(link, message.revision, desired, now_s)
+        return self._accept(link, message, desired, now_s)
 
     def _delta(self, link: Link, message: wire.Delta, now_s: float) -> _Todo:
         if not self._links.is_current(link) or message.revision == link.received:
@@ -230,7 +230,7 @@ class Session:
         desired.update((service.service_id, service) for service in message.changed)
         for service_id in message.removed:
             desired.pop(service_id, None)
-        return self._accept(link, message.revision, desired, now_s)
+        return self._accept(link, message, desired, now_s)
 
     def _skip(self, _link: Link, _message: wire.Delta, _now_s: float) -> _Todo:
         """A Delta on its way while a Snapshot is awaited: the Snapshot includes it."""
@@ -281,17 +281,18 @@ class Session:
     def _accept(
         self,
         link: Link,
-        revision: RevisionPair,
+        manifest: wire.Snapshot | wire.Delta,
         desired: Mapping[str, ServiceAssignment],
         now_s: float,
     ) -> _Todo:
+        revision = manifest.revision
         verdict = self._holdings.judge(revision)
         if verdict is not Verdict.CURRENT:
             return self._decline(link, verdict, now_s)
         if self._holdings.lacks(desired.values(), self._covers(now_s)):
             return self._resync(link, now_s)
         todo: _Todo = []
-        if self._holdings.accept(revision, desired):
+        if self._holdings.accept(revision, desired, manifest.request_ids):
             todo.append(effects.SaveHighest(revision))
         link.phase, link.received, link.resyncs = Phase.STREAMING, revision, 0
         self._links.backoff.reset()

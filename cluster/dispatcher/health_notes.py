@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from cluster.dispatcher.health import is_about
-from cluster.dispatcher.receipts import CHANGES_PER_WRITE, ERROR_LENGTH
+from cluster.dispatcher.receipt_changes import ERROR_LENGTH
+from cluster.dispatcher.receipts import CHANGES_PER_WRITE
 from cluster.protocol.ids import NodeId, ServiceId
 from cluster.protocol.wire import HealthReport
 from cluster.store.records import TaskStatusRecord, task_id

@@ -2,13 +2,13 @@
 
 A receipt's transaction compares the generations of everything it was decided from (the node, the
 task, the service, the secret), so a manager whose view lags cannot issue after a removal: the
-compare fails and it decides again. An agent's ack completes the receipt; what an agent dropped is
-marked, not deleted, because `exposure` answers from these records. What many nodes need at the same
-moment goes into one write (`together`); each node has its own entry in the audit and its own
-outcome.
+compare fails and it decides again. An agent's ack completes the receipt (`receipt_changes`); what
+an agent dropped is marked, not deleted, because `exposure` answers from these records. What many
+nodes need at the same moment goes into one write (`together`); each node has its own entry in the
+audit and its own outcome.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ import structlog
 
 from cluster.dispatcher.assignments import Assignments
 from cluster.dispatcher.health import with_health
+from cluster.dispatcher.receipt_changes import ERROR_LENGTH, Reported, after_ack, after_drop
 from cluster.dispatcher.together import Together
 from cluster.protocol.errors import (
     AlreadyExists,
@@ -27,7 +28,7 @@ from cluster.protocol.errors import (
     Unavailable,
 )
 from cluster.protocol.ids import ManagerId, NodeId, SecretId, ServiceId, VersionNumber
-from cluster.protocol.wire import Ack, ServiceAssignment, ServiceResult, VersionKey
+from cluster.protocol.wire import Ack, RevisionPair, ServiceAssignment, ServiceResult
 from cluster.store.records import (
     AuditEntry,
     ConfigRecord,
@@ -55,7 +56,6 @@ from cluster.system import Clock
 
 log = structlog.get_logger(__name__)
 
-ERROR_LENGTH: Final = 200
 CHANGES_PER_WRITE: Final = 40
 STEPS_PER_WRITE: Final = 2 * CHANGES_PER_WRITE
 """An ack of a node with many services is written in pieces, each well under an engine's transaction
@@ -89,15 +89,6 @@ class _Wanted:
         return frozenset((self.node_id, self.service_id, task, *secrets, *receipts))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reported:
-    """What an ack says of a node's services."""
-
-    node_id: NodeId
-    results: Mapping[str, ServiceResult]
-    dropped: frozenset[str]
-
-
 @dataclass(slots=True)
 class Receipts:
     """Writes and completes receipts for one manager."""
@@ -106,7 +97,7 @@ class Receipts:
     clock: Clock
     manager_id: ManagerId
     _wanted: Together[_Wanted] = field(init=False)
-    _reported: Together[_Reported] = field(init=False)
+    _reported: Together[Reported] = field(init=False)
 
     def __post_init__(self) -> None:
         self._wanted = Together(self._issue_all, REQUIRED_PER_WRITE, APART)
@@ -199,16 +190,25 @@ class Receipts:
         )
         return _Issue(rests_on, Share(tuple(receipts), audit))
 
-    async def acknowledge(self, node_id: NodeId, ack: Ack, sent: Assignments) -> None:
-        """Complete the receipts an agent acked, and mark those it dropped.
+    async def acknowledge(
+        self, node_id: NodeId, ack: Ack, sent: Assignments, last: RevisionPair | None = None
+    ) -> None:
+        """Complete the receipts an agent acked, and mark those of what it does not hold.
 
-        Only receipts and tasks of this node are touched, and only versions with a receipt count:
-        an agent cannot ack what it never got.
+        `sent`: all that the session has told the node to have, `last`: in which manifest; no other
+        may be decided while this runs. Only receipts and tasks of this node are touched, and only
+        versions with a receipt count: an agent cannot ack what it never got.
         """
         # By service: the last report of one stands, so that a write touches each record once.
         results = {result.service_id: result for result in ack.services}
-        reported = _Reported(node_id, results, frozenset(ack.dropped))
-        await self._reported.do(reported, node_id, _touched(reported))
+        reported = Reported(
+            node_id,
+            results,
+            frozenset(ack.dropped),
+            sent if last is not None else None,
+            last.number if last is not None and ack.revision == last else None,
+        )
+        await self._reported.do(reported, node_id, reported.touches)
         for service_id, result in results.items():
             if result.error and service_id in sent:
                 log.warning(
@@ -218,7 +218,7 @@ class Receipts:
                     error=result.error[:ERROR_LENGTH],
                 )
 
-    async def _complete_all(self, reported: Sequence[_Reported]) -> Sequence[Exception | None]:
+    async def _complete_all(self, reported: Sequence[Reported]) -> Sequence[Exception | None]:
         left = list(reported)
         complete = 0
 
@@ -240,13 +240,13 @@ class Receipts:
             left = left[complete:]
         return [None] * len(reported)
 
-    def _changes(self, view: View, one: _Reported) -> Iterable[tuple[Step, ...]]:
+    def _changes(self, view: View, one: Reported) -> Iterable[tuple[Step, ...]]:
         # The task's status comes last: a rollout that reads "done" finds its receipts complete.
-        for service_id, result in one.results.items():
-            if service_id not in one.dropped:
-                yield from self._acked(view, one.node_id, service_id, result)
-        for service_id in one.dropped:
-            yield from self._acked(view, one.node_id, service_id, None)
+        now = self.clock.now().timestamp()
+        for stored in _concerned(view, one):
+            change = after_ack(stored, one, now)
+            if change != stored.record:
+                yield (Replace(stored, change),)
         for result in one.results.values():
             yield from self._status(view, one.node_id, result)
 
@@ -259,7 +259,7 @@ class Receipts:
         def decide(view: View) -> Write | None:
             now = self.clock.now().timestamp()
             held = (one for one in view.receipts_of_node(node_id) if _open(one))
-            steps = tuple(Replace(one, _dropped(one.record, now)) for one in held)
+            steps = tuple(Replace(one, after_drop(one.record, now)) for one in held)
             return Write(steps=steps[:CHANGES_PER_WRITE]) if steps else None
 
         try:
@@ -298,22 +298,6 @@ class Receipts:
             write = Create(status) if stored is None else Replace(stored, status)
             yield Require(task), write
 
-    def _acked(
-        self, view: View, node_id: NodeId, service_id: str, result: ServiceResult | None
-    ) -> Iterable[tuple[Step, ...]]:
-        """Yield the changes of a service's receipts; `result`: None if it was dropped."""
-        now = self.clock.now().timestamp()
-        for stored in view.receipts_of_task(ServiceId(service_id), node_id):
-            receipt = stored.record
-            if result is None:
-                change = _dropped(receipt, now)
-            else:
-                held = VersionKey(receipt.secret_id, receipt.version) in result.mounted
-                error = result.error[:ERROR_LENGTH]
-                change = _held(receipt, now, error) if held else _not_held(receipt, now, error)
-            if change != receipt:
-                yield (Replace(stored, change),)
-
 
 @dataclass(frozen=True, slots=True)
 class _Issue:
@@ -323,31 +307,15 @@ class _Issue:
     share: Share
 
 
-def _touched(reported: _Reported) -> frozenset[str]:
-    """Return something for each record that an ack may change or rests on."""
-    node_id = reported.node_id
-    touched = {f"{service_id}.{node_id}" for service_id in reported.dropped}
-    for service_id, result in reported.results.items():
-        task = f"{service_id}.{node_id}"
-        touched |= {task, f"{task}/status"}
-        touched.update(f"{task}/{key.secret_id}/{key.version}" for key in result.mounted)
-    return frozenset(touched)
-
-
-def _held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:
-    acked_at = receipt.acked_at if receipt.acked_at is not None else now
-    return msgspec.structs.replace(receipt, acked_at=acked_at, dropped_at=None, error=error)
-
-
-def _not_held(receipt: ReceiptRecord, now: float, error: str) -> ReceiptRecord:
-    if receipt.acked_at is None:
-        return msgspec.structs.replace(receipt, error=error)
-    return _dropped(receipt, now)
-
-
-def _dropped(receipt: ReceiptRecord, now: float) -> ReceiptRecord:
-    dropped_at = receipt.dropped_at if receipt.dropped_at is not None else now
-    return msgspec.structs.replace(receipt, dropped_at=dropped_at, error="")
+def _concerned(view: View, one: Reported) -> Iterator[Stored[ReceiptRecord]]:
+    """Yield the receipts that an ack may change: of the services it names, and what waits."""
+    named = [*(i for i in one.results if i not in one.dropped), *one.dropped]
+    for service_id in named:
+        yield from view.receipts_of_task(ServiceId(service_id), one.node_id)
+    if one.answers is not None:
+        for stored in view.receipts_waiting(one.node_id):
+            if stored.record.service_id not in named:
+                yield stored
 
 
 def _unissued(view: View, node_id: NodeId, assignment: ServiceAssignment) -> list[Key]:

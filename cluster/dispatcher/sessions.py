@@ -18,6 +18,7 @@ from cluster.dispatcher.assignments import Assigned, assignments_of, difference,
 from cluster.dispatcher.health_notes import HealthNotes
 from cluster.dispatcher.log_calls import LogCalls
 from cluster.dispatcher.manager_addresses import managers_of
+from cluster.dispatcher.manifests import manifest_of
 from cluster.dispatcher.presence import Presence
 from cluster.dispatcher.receipts import Receipts
 from cluster.dispatcher.sealed_values import sealed_values
@@ -132,6 +133,10 @@ class AgentSession:
     _renewals: int = 0
     _health: HealthNotes = field(init=False)
     _logs: LogCalls = field(default_factory=LogCalls)
+    _owed: bool = False
+    """Whether receipts were issued since the last manifest: its ack settles what it leaves out."""
+    _settling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while an ack is written: it may end receipts that a decision would rest on."""
 
     def __post_init__(self) -> None:
         self._health = HealthNotes(self.parts.store, self.parts.clock, self.node_id)
@@ -235,14 +240,10 @@ class AgentSession:
                 await self.parts.receipts.wiped(self.node_id)
             self._wiped.set()
         for result in ack.services:
-            self._held.update(
-                key for key in result.mounted if self._was_sent(result.service_id, key)
-            )
-        await self.parts.receipts.acknowledge(self.node_id, ack, self._sent)
-
-    def _was_sent(self, service_id: str, key: wire.VersionKey) -> bool:
-        assignment = self._sent.get(service_id)
-        return assignment is not None and key in versions_of(assignment)
+            if (assignment := self._sent.get(result.service_id)) is not None:
+                self._held |= versions_of(assignment).intersection(result.mounted)
+        async with self._settling:
+            await self.parts.receipts.acknowledge(self.node_id, ack, self._sent, self._base)
 
     async def _renew(self, csr: bytes) -> None:
         self._renewals += 1
@@ -305,11 +306,13 @@ class AgentSession:
             await self._tell_managers()
             desired = self._desired()
             plan = difference(self._sent, desired)
-            if not plan and not self._snapshot_due:
+            if not (plan or self._snapshot_due or self._owed):
                 return
             assignments = tuple(desired.values()) if self._snapshot_due else plan.changed
-            begun = self.parts.store.moment()
+            begun, self._owed = self.parts.store.moment(), True
             await self.parts.receipts.ensure(self.node_id, assignments)
+            async with self._settling:
+                pass  # before the barrier: while an ack waited for its quorum it would grow old
             number = await self.parts.store.barrier(since=begun)
             if await self._send_decided(number):
                 return
@@ -324,10 +327,12 @@ class AgentSession:
 
     async def _send_decided(self, number: int) -> bool:
         """Decide once more from the view as it is after the barrier, and send; False if a receipt
-        is missing by now.
+        is missing by now, or an ack that is being written may end one.
 
         From the decision to the last value sealed nothing awaits, so nothing can change in between.
         """
+        if self._settling.locked():
+            return False
         self._require_admitted()
         desired = self._desired()
         plan = difference(self._sent, desired)
@@ -337,8 +342,11 @@ class AgentSession:
         revision = self._pair(max(number, self.parts.store.view.revision))
         needed = {key for assignment in assignments for key in versions_of(assignment)} - self._held
         messages = self._seal(sorted(needed, key=lambda key: (key.secret_id, key.version)))
-        manifest = self._manifest(plan.changed, plan.removed, desired, revision)
-        self._sent, self._base, self._snapshot_due = desired, revision, False
+        base = None if self._snapshot_due else self._base
+        view, node_id = self.parts.store.view, self.node_id
+        manifest = manifest_of(view, node_id, (base, revision), desired, plan, self._sent)
+        self._sent, self._base = desired, revision
+        self._snapshot_due = self._owed = False
         # What the agent drops now has to be sent again if it comes back.
         self._held &= {key for one in desired.values() for key in versions_of(one)}
         for message in messages:
@@ -346,17 +354,6 @@ class AgentSession:
             self._require_admitted()  # whoever is evicted in the middle gets no more of it
         await self.link.send(manifest)
         return True
-
-    def _manifest(
-        self,
-        changed: tuple[wire.ServiceAssignment, ...],
-        removed: tuple[str, ...],
-        desired: dict[str, wire.ServiceAssignment],
-        revision: wire.RevisionPair,
-    ) -> wire.Snapshot | wire.Delta:
-        if self._snapshot_due or self._base is None:
-            return wire.Snapshot(revision, tuple(desired[key] for key in sorted(desired)))
-        return wire.Delta(self._base, revision, changed, removed)
 
     def _desired(self) -> dict[str, wire.ServiceAssignment]:
         records = ViewRecords(self.parts.store.view)

@@ -40,23 +40,28 @@ class Together(Generic[T]):
     """What one item may bring upon the others: where `work` raises it for several, each is carried
     out once more by itself."""
     _asked: list[_Asked[T]] = field(default_factory=list)
+    _under_way: set[Hashable] = field(default_factory=set)
     _workers: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def do(self, item: T, key: Hashable, touches: frozenset[str]) -> None:
         """Return once `item` is done; raise what is wrong with it.
 
-        No portion has two items of one key: they would change the same records. `touches`: all
-        that it takes room in the portion for, which is shared where items touch the same.
+        Items of one key are carried out one after the other, as they were asked for: they would
+        change the same records, and one that is decided again must not undo a later one. `touches`:
+        all that it takes room in the portion for, which is shared where items touch the same.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(item, key, touches, done))
+        self._employ()
+        await done
+
+    def _employ(self) -> None:
         if len(self._workers) < AT_ONCE:
             # It starts in the loop's next turn: who was woken by the same change has asked by then.
             worker = asyncio.create_task(self._carry_out(), name="together")
             self._workers.add(worker)
             # For one that is cancelled before its first step; who runs leaves by itself.
             worker.add_done_callback(self._workers.discard)
-        await done
 
     async def _carry_out(self) -> None:
         try:
@@ -74,6 +79,11 @@ class Together(Generic[T]):
                 for asked in portion:
                     asked.done.cancel()
                 raise
+            finally:
+                self._under_way.difference_update(asked.key for asked in portion)
+                if any(not asked.done.done() for asked in self._asked):
+                    # What these keys held up: others found nothing to do, and this one may end.
+                    self._employ()
             for asked, wrong in zip(portion, outcomes, strict=True):
                 _tell(asked.done, wrong)
 
@@ -88,22 +98,21 @@ class Together(Generic[T]):
         return [outcome for task in each for outcome in task.result()]
 
     def _take(self) -> list[_Asked[T]]:
-        """Remove the next portion from what is asked for, in its order."""
+        """Remove the next portion from what is asked for, in its order, and note its keys."""
         portion: list[_Asked[T]] = []
         left: list[_Asked[T]] = []
-        keys: set[Hashable] = set()
         touched: set[str] = set()
         for number, asked in enumerate(self._asked):
             if asked.done.done():
                 continue  # whoever asked has given up
-            if asked.key in keys:
+            if asked.key in self._under_way:
                 left.append(asked)
                 continue
             if portion and len(touched | asked.touches) > self.most:
                 left += self._asked[number:]
                 break
             portion.append(asked)
-            keys.add(asked.key)
+            self._under_way.add(asked.key)
             touched |= asked.touches
         self._asked = left
         return portion

@@ -25,6 +25,8 @@ LOG_BYTES: Final = 131_072
 VALUES_PER_MESSAGE_BYTES: Final = 1024 * 1024
 CERTIFICATE_TARGETS: Final = ("tls.crt", "tls.key", "ca.crt")
 """The files of a service's certificate: chain, key, and what its peers are checked with."""
+REQUEST_IDS: Final = 128
+"""Ids of requests in one manifest at most."""
 
 
 class RevisionPair(msgspec.Struct, frozen=True, array_like=True):
@@ -244,20 +246,24 @@ class Values(msgspec.Struct, frozen=True, tag="values"):
     """The message key, sealed by HPKE to the node's key."""
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
+class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", omit_defaults=True):
     """Everything the node is assigned, as of `revision`; what is not in it must go."""
 
     revision: RevisionPair
     services: tuple[ServiceAssignment, ...]
+    request_ids: tuple[str, ...] = ()
+    """Of the requests that made what is new to the node; for its log alone."""
 
 
-class Delta(msgspec.Struct, frozen=True, tag="delta"):
+class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     """What changed between `base` and `revision`."""
 
     base: RevisionPair
     revision: RevisionPair
     changed: tuple[ServiceAssignment, ...]
     removed: tuple[str, ...]
+    request_ids: tuple[str, ...] = ()
+    """As in a Snapshot."""
 
 
 class Certificate(msgspec.Struct, frozen=True, tag="certificate"):

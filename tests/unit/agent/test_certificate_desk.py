@@ -11,7 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from agent import local_call
+from agent.certificate_desk import CertificateDesk
 from agent.config import AgentConfig
+from agent.mount_table import MountTable
 from agent.mounts import MountKind
 from cluster.pki.ca import issue_leaf, trust_anchor
 from cluster.pki.csr import check_csr
@@ -116,6 +118,13 @@ async def status(config: AgentConfig) -> bytes:
     return await asyncio.to_thread(local_call.call, config.run_dir / "control.sock", "status")
 
 
+async def until_status(config: AgentConfig, true: Callable[[bytes], bool]) -> None:
+    """Wait until what the agent tells root is so."""
+    async with asyncio.timeout(30):
+        while not true(await status(config)):  # noqa: ASYNC110  # it tells who asks
+            await asyncio.sleep(0.05)
+
+
 async def pass_until(clock: ManualClock, true: Callable[[], bool]) -> None:
     """Let time pass, a few seconds at a glance, until something holds."""
     async with asyncio.timeout(30):
@@ -167,6 +176,35 @@ async def test_failed_renewal_leaves_the_set_and_is_made_up_for(
         await pass_until(clock, lambda: read(config, "tls.key") != first)
         assert b"no certificate" not in await status(config)
         assert read(config, "a") == b"value of a version 1"
+
+
+async def test_no_fault_is_left_of_a_service_that_wants_no_certificate_any_more(
+    config: AgentConfig, manager: CertifyingManager, clock: ManualClock, history: History
+) -> None:
+    async with running(config, clock):
+        await mounted(config, manager)
+        manager.refuses = "permission_denied"
+        clock.advance(0.9 * LIFE_S)
+        await pass_until(clock, lambda: manager.asked >= 4)
+        await until_status(config, lambda told: b"no certificate for service red" in told)
+        await commit(manager, history, red(("a", 1), spec_number=2, certificate=False))
+        await until(lambda: read(config, "tls.key") is None)
+        await until_status(config, lambda told: b"no certificate" not in told)
+
+
+async def test_silence_is_a_fault_too_until_the_node_is_wiped(config: AgentConfig) -> None:
+    """Requests that no manager answers are counted as those that one refuses."""
+    table = MountTable(config)
+    desk = CertificateDesk("lab.example", table, lambda: 0.0)
+    desk.follow([red(("a", 1))], 0.0)
+    found = []
+    for now_s in (0.0, 100.0, 200.0):
+        assert len(desk.due(now_s)) == 1
+        found.append(list(table.certificate_faults.values()))
+    told = "no certificate for service red: no manager answers; it is asked for again"
+    assert found == [[], [], [told]]
+    table.wipe_all()
+    assert table.certificate_faults == {}
 
 
 async def test_rotation_beside_it_leaves_the_certificate(

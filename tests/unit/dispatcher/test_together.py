@@ -68,6 +68,55 @@ async def test_no_portion_has_a_key_twice() -> None:
     assert work.portions == [["first", "other"], ["second"]]
 
 
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_what_has_a_key_that_is_under_way_waits_and_goes_next() -> None:
+    """Another worker would carry it out beside it, and either may come last."""
+    work = Work()
+    together = Together(work, 1)
+    work.flowing.clear()
+    asking = [
+        asyncio.create_task(together.do(item, key, frozenset({item})))
+        for item, key in {"first": "node", "second": "node", "third": "node", "other": "o"}.items()
+    ]
+    await turns()
+    assert work.portions == [["first"], ["other"]]
+    work.flowing.set()
+    await asyncio.gather(*asking)
+    assert work.portions == [["first"], ["other"], ["second"], ["third"]]
+
+
+@pytest.mark.parametrize("failure", [Unavailable("no quorum"), asyncio.CancelledError()])
+async def test_what_waited_for_a_key_is_served_though_what_it_waited_for_failed(
+    failure: BaseException,
+) -> None:
+    portions: list[list[str]] = []
+    flowing = asyncio.Event()
+
+    async def work(items: Sequence[str]) -> Sequence[Exception | None]:
+        portions.append(list(items))
+        await flowing.wait()
+        if "first" in items:
+            raise failure
+        return [None] * len(items)
+
+    together = Together(work, 1)
+    first = asyncio.create_task(together.do("first", "node", frozenset({"first"})))
+    await turns()
+    second = asyncio.create_task(together.do("second", "node", frozenset({"second"})))
+    await turns()
+    assert portions == [["first"]]
+    flowing.set()
+    await asyncio.wait([first])
+    assert first.cancelled() or first.exception() is failure
+    async with asyncio.timeout(30):
+        await second
+    assert portions == [["first"], ["second"]]
+
+
 async def test_each_gets_its_own_outcome() -> None:
     first, second = await asked(Together(Work("a"), 10), "a", "b")
     assert isinstance(first, PermissionDenied)
