@@ -52,7 +52,8 @@ class Configs:
             check_name_free(view, Kind.CONFIG, name)
             config_id = SecretId(format_id(self._entropy.token(16)))
             now_s = self._now_s()
-            version = first_version(len(content), now_s, context.principal.name)
+            by, request_id = context.principal.name, context.request_id
+            version = first_version(len(content), now_s, by, request_id=request_id)
             record = ConfigRecord(
                 id=config_id,
                 name=name,

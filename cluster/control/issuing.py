@@ -8,7 +8,7 @@ import base64
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -203,6 +203,18 @@ def _certificates(view: View, role: str) -> tuple[bytes, ...]:
 
 def _texts(ders: Sequence[bytes]) -> list[str]:
     return [base64.b64encode(der).decode() for der in ders]
+
+
+def authority_ends(view: View) -> list[tuple[str, datetime]]:
+    """Return role and end of each authority that signs."""
+    return [
+        (
+            stored.record.role,
+            x509.load_der_x509_certificate(stored.record.certificate).not_valid_after_utc,
+        )
+        for stored in view.authorities.values()
+        if stored.record.active
+    ]
 
 
 def _der(certificate: x509.Certificate) -> bytes:

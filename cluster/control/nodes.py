@@ -134,11 +134,7 @@ def _ended(view: View, node_id: str) -> EndedState:
 
 def _behind(view: View, node_id: NodeId) -> dict[str, JSON]:
     """Return how many versions the node was handed and did not report written, and since when."""
-    issued = [
-        one.record.issued_at
-        for one in view.receipts_of_node(node_id)
-        if one.record.acked_at is None and one.record.dropped_at is None
-    ]
+    issued = [one.record.issued_at for one in view.receipts_waiting(node_id)]
     return {
         "unacknowledged": len(issued),
         "unacknowledged_since": moment(min(issued)) if issued else None,

@@ -47,7 +47,6 @@ class Changes:
     endings: tuple[Ending, ...] = ()
     """Why each of `remove` goes, in its order."""
 
-    @property
     def unsettled(self) -> frozenset[ServiceId]:
         """Services of which a task is still to be placed, moved or removed."""
         tasks = (*self.create, *self.remove)

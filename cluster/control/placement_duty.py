@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
+from cluster.control.live_records import LiveRecords
 from cluster.control.node_states import NodeStates
 from cluster.control.placement import Changes, place
 from cluster.control.policy import Action, Principal, Resource, authorize
@@ -23,7 +24,7 @@ from cluster.control.sweep import STEPS_PER_WRITE, KnownRequests, overdue
 from cluster.control.task_history import Ending, avoided, remembered
 from cluster.control.unwell import Unwell
 from cluster.protocol.errors import AlreadyExists, StaleVersion, Unavailable
-from cluster.protocol.ids import ManagerId, ServiceId
+from cluster.protocol.ids import ManagerId
 from cluster.store.records import (
     CLUSTER_ID,
     ClusterRecord,
@@ -110,7 +111,7 @@ class PlacementDuty:
         waits = self._states.next_look_s(self._clock.monotonic_s()) is not None
         if self._place_due or waits or self._unwell.is_due(self._now_s()):
             await self._place()
-        await self._rollouts.round(self._settled_services)
+        await self._rollouts.round(LiveRecords(self._settled_at, lambda: iter(self._settled)))
         await self._retirement.round()
         await self._sweep()
 
@@ -170,10 +171,11 @@ class PlacementDuty:
         started_s = self._clock.monotonic_s()
         changes = self._changes(view)
         self._placing_s = self._clock.monotonic_s() - started_s
+        unsettled = changes.unsettled()
         self._settled = {
             service_id: stored.generation
             for service_id, stored in services.items()
-            if service_id not in changes.unsettled
+            if service_id not in unsettled
         }
         self._rollouts.look_again()
         for skipped in changes.skipped:
@@ -207,12 +209,12 @@ class PlacementDuty:
             detail = f"{word} {len(ids)}: {' '.join(ids[:4])}"
             await self._commit(distinct, Action.PLACEMENT_CHANGE, detail)
 
-    def _settled_services(self) -> frozenset[ServiceId]:
-        return frozenset(
-            ServiceId(s.record.id)
-            for s in self._store.view.services.values()
-            if self._settled.get(s.record.id) == s.generation
-        )
+    def _settled_at(self, service_id: str) -> int | None:
+        """Return a service's generation if every task of it stands where it should."""
+        stored = self._store.view.services.get(service_id)
+        if stored is None or self._settled.get(service_id) != stored.generation:
+            return None
+        return stored.generation
 
     async def _beat(self) -> None:
         """Leave a sign of life; a long gap since the last one is recorded as an outage."""

@@ -61,7 +61,7 @@ class RolloutActions:
             _require(stored.record, RolloutState.RUNNING, RolloutState.PAUSED)
             _check_rights(view, context.principal, stored.record)
             reason = f"taken back by {context.principal.name}"
-            return rollback_steps(view, stored, reason, self._now_s())
+            return rollback_steps(view, stored, reason, self._now_s(), context.request_id)
 
         return await self._run(context, Action.ROLLOUT_ROLLBACK, rollout_id, decide)
 

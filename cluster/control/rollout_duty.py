@@ -5,7 +5,7 @@ injected clock. A step and what it changes are one transaction, so whoever holds
 on from a whole step, never from half of one.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +18,6 @@ from cluster.control.rollout_rollback import rollback_steps
 from cluster.control.rollout_steps import due_s, newest_s, step
 from cluster.control.rollouts import facts_of
 from cluster.protocol.errors import Conflict, InvalidReference, StaleVersion
-from cluster.protocol.ids import ServiceId
 from cluster.store.records import Kind, RolloutRecord, RolloutState
 from cluster.store.sealed_store import SealedStore
 from cluster.store.steps import Replace, Step
@@ -78,7 +77,7 @@ class RolloutDuty:
             return LOOK_AGAIN_S
         return min(max(self._look_at_s - self.clock.monotonic_s(), 0.0), LOOK_AGAIN_S)
 
-    async def round(self, settled: Callable[[], Collection[ServiceId]]) -> None:
+    async def round(self, settled: Container[str]) -> None:
         """Take every step that is due; `settled`: the services whose tasks stand where they
         should."""
         monotonic_s = self.clock.monotonic_s()
@@ -93,7 +92,7 @@ class RolloutDuty:
         if not open_ones:
             return
         started_s = self.clock.monotonic_s()
-        facts = facts_of(view, settled())
+        facts = facts_of(view, settled)
         after: list[tuple[Stored[RolloutRecord], RolloutRecord]] = []
         for stored in open_ones:
             now_s = self._times.now_s(stored.record.id, newest_s(stored.record))

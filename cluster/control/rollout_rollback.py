@@ -22,9 +22,9 @@ NOTHING_BEFORE: Final = "there is nothing before this change to go back to"
 
 
 def rollback_steps(
-    view: View, stored: Stored[RolloutRecord], reason: str, now_s: float
+    view: View, stored: Stored[RolloutRecord], reason: str, now_s: float, request_id: str = ""
 ) -> list[Step]:
-    """Return the steps that take an open rollout back.
+    """Return the steps that take an open rollout back; `request_id`: empty where nobody asked.
 
     Raises Conflict when what was before cannot be had again, InvalidReference when a secret that
     the spec before refers to is gone.
@@ -34,11 +34,11 @@ def rollback_steps(
         raise Conflict(NOTHING_BEFORE)
     after = turned_back(rollout, reason, now_s)
     if rollout.what is RolloutKind.ROTATE:
-        return [Replace(stored, after), *_version_back(view, rollout, now_s)]
-    return _spec_back(view, stored, after, now_s)
+        return [Replace(stored, after), *_version_back(view, rollout, now_s, request_id)]
+    return _spec_back(view, stored, after, now_s, request_id)
 
 
-def _version_back(view: View, rollout: RolloutRecord, now_s: float) -> list[Step]:
+def _version_back(view: View, rollout: RolloutRecord, now_s: float, request_id: str) -> list[Step]:
     secret_id = rollout.secret_id
     secret = view.secrets.get(secret_id) if secret_id is not None else None
     if secret is None or secret_id is None or rollout.before_version is None:
@@ -49,14 +49,25 @@ def _version_back(view: View, rollout: RolloutRecord, now_s: float) -> list[Step
         version = rollback_target(secret.record, rollout.before_version)
     except VersionNotFound as error:
         raise Conflict(error.message) from None
-    back = made_primary(secret.record, version.number, now_s, overlap_s=0.0, taken_back=True)
+    back = made_primary(
+        secret.record,
+        version.number,
+        now_s,
+        overlap_s=0.0,
+        taken_back=True,
+        request_id=request_id,
+    )
     # At once, not by the duty: what failed is not to be issued again for one moment.
     over = settled(back, now_s, needed_versions(view, back))
     return [Replace(secret, over.record), *value_removals(view, secret_id, over.destroyed)]
 
 
 def _spec_back(
-    view: View, stored: Stored[RolloutRecord], after: RolloutRecord, now_s: float
+    view: View,
+    stored: Stored[RolloutRecord],
+    after: RolloutRecord,
+    now_s: float,
+    request_id: str,
 ) -> list[Step]:
     rollout = stored.record
     service = view.services.get(rollout.service_id) if rollout.service_id is not None else None
@@ -74,6 +85,7 @@ def _spec_back(
         previous_spec=service.record.spec,
         spec_number=service.record.spec_number + 1,
         updated_at=now_s,
+        request_id=request_id,
     )
     after = msgspec.structs.replace(after, back_spec_number=back.spec_number)
     return [Replace(stored, after), Replace(service, back)]

@@ -57,7 +57,7 @@ class Facts:
     """Secrets, and configs, which references mean alike."""
     running: Mapping[str, TaskRecord]
     status: Mapping[str, TaskStatusRecord]
-    settled: frozenset[ServiceId]
+    settled: Container[str]
     """Services whose tasks all stand where placement wants them, as many as asked for."""
     ready: Container[str] = frozenset()
     """Nodes with a session."""
@@ -80,7 +80,7 @@ class Facts:
         return service.spec if service is not None else None
 
 
-def facts_of(view: View, settled: Iterable[ServiceId] = ()) -> Facts:
+def facts_of(view: View, settled: Container[str] = frozenset()) -> Facts:
     """Return the facts as the view has them; which services are settled only placement knows."""
     return Facts(
         service=LiveRecords(lambda i: _record(view.services.get(i)), view.services.__iter__),
@@ -92,7 +92,7 @@ def facts_of(view: View, settled: Iterable[ServiceId] = ()) -> Facts:
         status=LiveRecords(
             lambda i: _record(view.task_statuses.get(i)), view.task_statuses.__iter__
         ),
-        settled=frozenset(settled),
+        settled=settled,
         ready=LiveRecords(lambda i: _ready(view.node_statuses.get(i)), view.node_statuses.__iter__),
         names=LiveRecords(lambda i: _name(view.nodes.get(i)), view.nodes.__iter__),
         holds=view.holds,

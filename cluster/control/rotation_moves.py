@@ -116,7 +116,8 @@ class RotationMoves:
             await self.become(stored, given_up(stored.record, full.message, now_s))
             return
         grown = pushed(room.record, stored.record, now_s)
-        after = made_primary(grown, stored.record.version or 0, now_s)
+        request_id = stored.record.request_id
+        after = made_primary(grown, stored.record.version or 0, now_s, request_id=request_id)
         gone = value_removals(view, stored.record.secret_id, room.destroyed)
         await self._change_primary(stored, secret, after, RotationStep.CONFIRM, gone)
 
@@ -124,7 +125,12 @@ class RotationMoves:
         """Make the version before primary again; the new one is retired without an overlap."""
         secret = self._secret(stored.record)
         after = made_primary(
-            secret.record, stored.record.previous, self._now_s(), overlap_s=0.0, taken_back=True
+            secret.record,
+            stored.record.previous,
+            self._now_s(),
+            overlap_s=0.0,
+            taken_back=True,
+            request_id=stored.record.request_id,
         )
         await self._change_primary(stored, secret, after, RotationStep.ROLLBACK)
 
@@ -217,7 +223,9 @@ class RotationMoves:
         resource = Resource(Kind.SECRET.value, rotation.name)
         now = self.clock.now()
         entry = authorize(self.principal, Action.ROTATION_STEP, resource, now)
-        entry = msgspec.structs.replace(entry, detail=f"{rotation.id}: {detail}")
+        entry = msgspec.structs.replace(
+            entry, detail=f"{rotation.id}: {detail}", request_id=rotation.request_id
+        )
         await self.store.commit(self.guarded(Write(tuple(steps), (entry,))))
 
     def _now_s(self) -> float:

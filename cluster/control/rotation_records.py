@@ -41,9 +41,17 @@ def needed_by_rotations(view: View, secret_id: SecretId) -> frozenset[int]:
 
 
 def new_rotation(
-    secret: SecretRecord, operation: str, now_s: float, by: str, made: Recipe | None = None
+    secret: SecretRecord,
+    operation: str,
+    now_s: float,
+    by: str,
+    made: Recipe | None = None,
+    *,
+    request_id: str = "",
 ) -> RotationRecord:
     """Return a rotation of a secret, by `made` or by its schedule. Raises InvalidRequest.
+
+    `request_id`: empty where nobody asked; the operation's own then stands for it.
 
     A hook is told in either case: a value it does not know of would be refused at the third party.
     """
@@ -63,6 +71,7 @@ def new_rotation(
         previous=secret.primary.number,
         started_at=now_s,
         started_by=by,
+        request_id=request_id or operation,
     )
 
 

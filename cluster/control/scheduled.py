@@ -136,6 +136,7 @@ class Scheduled:
                 self._now_s(),
                 context.principal.name,
                 recipe(asked.generator, asked.length) if asked.generator else None,
+                request_id=context.request_id,
             )
             # The secret's record is written with it: of two managers that start one, one conflicts.
             touched = msgspec.structs.replace(stored.record, updated_at=self._now_s())

@@ -41,7 +41,9 @@ class SecretVersions:
             left = stored.record.primary.number
             target = rollback_target(stored.record, number).number
             # The version left is due at once: it stays only while the rollout needs it.
-            after = made_primary(stored.record, target, self._now_s(), overlap_s=0.0)
+            after = made_primary(
+                stored.record, target, self._now_s(), overlap_s=0.0, request_id=context.request_id
+            )
             rollout_id = format_id(self._entropy.token(16))
             change = new_primary(view, stored, after, rollout_id, context.principal.name, AT_ONCE)
             answer: dict[str, JSON] = {

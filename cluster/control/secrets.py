@@ -77,11 +77,13 @@ class Secrets:
             check_name_free(view, Kind.SECRET, name)
             secret_id = SecretId(self._id())
             now_s = self._now_s()
+            by, request_id = context.principal.name, context.request_id
+            version = first_version(len(value), now_s, by, request_id=request_id)
             record = SecretRecord(
                 id=secret_id,
                 name=name,
                 labels=wanted,
-                versions=(first_version(len(value), now_s, context.principal.name),),
+                versions=(version,),
                 next_number=2,
                 created_at=now_s,
                 updated_at=now_s,
@@ -121,7 +123,13 @@ class Secrets:
             overlap_s = overlap_of(terms, stored.record.primary, expires_at, now_s)
             room = made_room(view, stored.record, now_s)
             after = rotated(
-                room.record, len(value), now_s, by, overlap_s=overlap_s, expires_at=expires_at
+                room.record,
+                len(value),
+                now_s,
+                by,
+                overlap_s=overlap_s,
+                expires_at=expires_at,
+                request_id=context.request_id,
             )
             change = new_primary(view, stored, after, self._id(), by, policy)
             number = after.primary.number

@@ -65,7 +65,12 @@ class Services:
             service_id = ServiceId(self._id())
             now_s = self._now_s()
             record = ServiceRecord(
-                id=service_id, name=draft.name, spec=spec, created_at=now_s, updated_at=now_s
+                id=service_id,
+                name=draft.name,
+                spec=spec,
+                created_at=now_s,
+                updated_at=now_s,
+                request_id=context.request_id,
             )
             rollout = update_rollout(view, None, record, self._id(), context.principal.name)
             steps: list[Step] = [
@@ -204,6 +209,7 @@ class Services:
             previous_spec=before.spec,
             spec_number=before.spec_number + 1,
             updated_at=self._now_s(),
+            request_id=context.request_id,
         )
         by = context.principal.name
         rollout = update_rollout(view, before, after, self._id(), by, change)

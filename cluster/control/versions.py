@@ -43,11 +43,22 @@ class Settled:
 
 
 def first_version(
-    size: int, now_s: float, created_by: str, expires_at: float | None = None
+    size: int,
+    now_s: float,
+    created_by: str,
+    expires_at: float | None = None,
+    *,
+    request_id: str = "",
 ) -> SecretVersion:
     """Return version 1 as primary."""
     return SecretVersion(
-        VersionNumber(1), VersionState.PRIMARY, size, now_s, created_by, expires_at=expires_at
+        VersionNumber(1),
+        VersionState.PRIMARY,
+        size,
+        now_s,
+        created_by,
+        expires_at=expires_at,
+        request_id=request_id,
     )
 
 
@@ -59,6 +70,7 @@ def rotated(
     *,
     overlap_s: float | None = None,
     expires_at: float | None = None,
+    request_id: str = "",
 ) -> SecretRecord:
     """Return `secret` with a new primary version; its value is the caller's to store.
 
@@ -75,7 +87,7 @@ def rotated(
     grown = msgspec.structs.replace(
         secret, versions=(*secret.versions, newest), next_number=secret.next_number + 1
     )
-    return made_primary(grown, newest.number, now_s, overlap_s=overlap_s)
+    return made_primary(grown, newest.number, now_s, overlap_s=overlap_s, request_id=request_id)
 
 
 def made_primary(
@@ -85,10 +97,12 @@ def made_primary(
     *,
     overlap_s: float | None = None,
     taken_back: bool = False,
+    request_id: str = "",
 ) -> SecretRecord:
     """Return `secret` with an existing version as primary; the primary before stays active for now.
 
-    `overlap_s` as in `rotated`; `taken_back`: the version that is left did not work.
+    `overlap_s` as in `rotated`; `taken_back`: the version that is left did not work; `request_id`:
+    who asked for it, which nodes log when they get it.
     """
     left = secret.primary
     turn = 1 + max(version.left_turn for version in secret.versions)
@@ -102,6 +116,7 @@ def made_primary(
                 retire_at=None,
                 left_turn=0,
                 taken_back=False,
+                request_id=request_id,
             )
         if version.number == left.number:
             return msgspec.structs.replace(
@@ -185,7 +200,7 @@ def settled(
         and (version.retire_at is None or version.retire_at <= now_s)
     }
     before = [
-        msgspec.structs.replace(version, state=VersionState.RETIRED)
+        msgspec.structs.replace(version, state=VersionState.RETIRED, request_id="")
         if version.number in retired
         else version
         for version in secret.versions

@@ -15,12 +15,13 @@ from cluster.protocol.errors import (
     ClusterError,
     Evicted,
     InvalidRequest,
+    MalformedJoinToken,
     PermissionDenied,
     TokenRefused,
     Unauthenticated,
 )
 from cluster.protocol.identity import Kind
-from cluster.protocol.ids import NodeId
+from cluster.protocol.ids import NodeId, is_id
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.store.records import OperatorRole, TokenRole
 from tests.unit.control.lab import ADMIN, AUDITOR, ControlLab, operator
@@ -111,6 +112,28 @@ async def test_every_fault_of_a_token_reads_the_same(lab: ControlLab) -> None:
         messages.add(refused.value.message)
     assert len(messages) == 1
     await lab.enrolment.join_node(good, csr.make_csr(csr.new_key()), "n1", HERE)
+
+
+PATHS = ("../../manager/m1", "n1/../admin", "/spire/agent", "%2e%2e%2fm1", "..")
+
+
+@pytest.mark.threat("T-11")
+@pytest.mark.parametrize("path", PATHS)
+async def test_token_or_name_with_a_path_in_it_names_nobody(lab: ControlLab, path: str) -> None:
+    """An identity is drawn: neither a token's text nor a chosen name is a part of it."""
+    token = await lab.token()
+    prefix, digest_and_more = token.format()[:8], token.format()[8:].split("-")
+    for position in range(3):
+        for spelt in (path, path.ljust(len(digest_and_more[position]), "a")):
+            parts = [*digest_and_more[:position], spelt, *digest_and_more[position + 1 :]]
+            with pytest.raises(MalformedJoinToken):
+                JoinToken.parse(prefix + "-".join(parts))
+    request = csr.make_csr(csr.new_key())
+    with pytest.raises(InvalidRequest):
+        await lab.enrolment.join_node(token, request, path, HERE)
+    reply = await lab.enrolment.join_node(token, request, "n1", HERE)
+    assert is_id(str(reply["node_id"]))
+    assert token.token_id != reply["node_id"]
 
 
 async def test_taken_node_name_is_told_and_the_token_not_spent(lab: ControlLab) -> None:
