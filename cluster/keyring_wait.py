@@ -52,5 +52,11 @@ async def _waiting(started: StartedEngine) -> str:
     try:
         up, voters = await started.reachable()
     except ClusterError:
-        return "waiting for the engine"
+        member = started.member
+        if member is None or not member.ends_at_every_start:
+            return "waiting for the engine"
+        return (
+            "waiting for the engine, which ends at every start; see "
+            f"{member.settings.log_path} and docs/how-to/lose-a-manager.md"
+        )
     return f"waiting for quorum, {up} of {voters // 2 + 1}" if voters else "waiting for the engine"

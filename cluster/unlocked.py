@@ -35,6 +35,7 @@ from cluster.api import (
     routes_versions,
 )
 from cluster.api.application import application
+from cluster.api.limited_log import LimitedLog
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.listener import Listener
 from cluster.api.peer import ConnectionRegistry, peer_protocols
@@ -291,13 +292,15 @@ class UnlockedManager:
         body_limit: Callable[[str], int],
         count_refused: CountRefused,
     ) -> "ASGIApp":
-        # The log is inside: what is over a limit must not fill a disk with lines either.
+        # The log is inside: what is over a limit must not fill a disk with lines either. Who it was
+        # is told once a minute, by `LimitedLog`.
         return Limits(
             RequestLog(app, self.clock, self.entropy, self.metrics, listener),
             RateLimiter(rate, self.clock),
             RateLimiter(SESSION_RATE, self.clock),
             concurrency,
             body_limit,
+            LimitedLog(self.clock, listener),
             count_refused,
         )
 

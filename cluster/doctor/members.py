@@ -14,7 +14,7 @@ from typing import Final
 
 from cryptography import x509
 
-from cluster.control.issuing import trust_bundle
+from cluster.control.issuing import authority_ends, trust_bundle
 from cluster.pki.tls import client_context
 from cluster.protocol.checks import Check, Strength
 from cluster.protocol.endpoints import Deadline, connect_any
@@ -60,11 +60,8 @@ class MemberChecks:
         return [*self._recorded(now_s), *(check for checks in asked for check in checks)]
 
     def _recorded(self, now_s: float) -> Iterator[Check]:
-        for stored in self.view.authorities.values():
-            record = stored.record
-            if record.active:
-                ends = x509.load_der_x509_certificate(record.certificate).not_valid_after_utc
-                yield expiry_check(f"{record.role} authority", ends, now_s, AUTHORITY_SOON_S)
+        for role, ends in authority_ends(self.view):
+            yield expiry_check(f"{role} authority", ends, now_s, AUTHORITY_SOON_S)
         operators = [s.record for s in self.view.operators.values() if s.record.removed_at is None]
         admins = [one for one in operators if one.role is OperatorRole.ADMIN]
         if not any(one.not_after > now_s for one in admins):

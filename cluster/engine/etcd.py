@@ -58,6 +58,7 @@ STATUS_S: Final = 2.0
 MAINTENANCE_S: Final = 120.0
 RETRY_S: Final = (0.02, 0.1)
 CHUNK_ENTRIES: Final = 100
+CHUNK_GROWTH: Final = 10
 CHUNK_BYTES: Final = 4 << 20
 
 Result = TypeVar("Result")
@@ -174,8 +175,10 @@ class EtcdEngine:
                 start = last + b"\0"
             elif end is not None:
                 start = end
-            # Few requests with many keys each, as long as their values are small.
-            chunk = max(CHUNK_ENTRIES, (CHUNK_BYTES - size) * len(entries) // (size + 1))
+            # Few requests with many keys each, as long as values are small. Those still to come may
+            # be larger: the next request asks for some times as many and no more.
+            room = (CHUNK_BYTES - size) * len(entries) // (size + 1)
+            chunk = max(CHUNK_ENTRIES, min(room, chunk * CHUNK_GROWTH))
         return Page(tuple(entries), revision, more)
 
     async def _past_or_present(self, request: pb.RangeRequest) -> pb.RangeResponse:

@@ -27,7 +27,8 @@ REQUEST = b"r"
 CAMPAIGN = b"c"
 
 RECEIVE_BYTES = 256 << 20
-"""A failure branch may return every compared value, a page a hundred of the largest ones."""
+"""A failure branch may return every compared value, a page a hundred of the largest ones; and more
+than the small values before them let expect."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES),

@@ -40,8 +40,12 @@ VERSION_PATIENCE_S = 10.0
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 10.0
 LOG_LOOK_S = 1.0
+ENDS_IN_A_ROW = 3
+"""Starts that ended within `LAST_BACKOFF_S`, one after the other, before that is no accident."""
 LOG_BYTES = 16 << 20
-ENVIRONMENT = {"GOGC": "50", "GOMEMLIMIT": "120MiB"}
+# A third of the heap is spare and no more. Never a limit in bytes (GOMEMLIMIT): once a grown store
+# needs more than it, Go collects without end and takes half of every processor, in all members.
+ENVIRONMENT = {"GOGC": "50"}
 
 ClusterState = Literal["new", "existing"]
 
@@ -182,6 +186,12 @@ class EtcdMember:
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
         self._had_log = False
+        self._ends_in_a_row = 0
+
+    @property
+    def ends_at_every_start(self) -> bool:
+        """Whether the last starts all ended soon: its log in the run directory says why."""
+        return self._ends_in_a_row >= ENDS_IN_A_ROW
 
     @property
     def pid(self) -> int | None:
@@ -245,6 +255,8 @@ class EtcdMember:
                 return
             if loop.time() - started > LAST_BACKOFF_S:
                 backoff_s = FIRST_BACKOFF_S
+                self._ends_in_a_row = 0
+            self._ends_in_a_row += 1
             log.error("engine.member_ended", name=self.settings.name, status=status)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)

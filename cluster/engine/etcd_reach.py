@@ -27,7 +27,7 @@ class Reach:
         """Return the key before which about `wanted` keys lie from `start` on; None: ask for all
         that is left."""
         gap = self._gaps.get(prefix)
-        if gap is None:
+        if gap is None or not start.startswith(prefix):
             return None
         at = _position(prefix, start) + gap * wanted
         return None if at >= _SPACE else prefix + at.to_bytes(_WIDTH)

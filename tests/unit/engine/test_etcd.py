@@ -13,7 +13,7 @@ from cluster.engine.etcd_channel import LEASE_REVOKE
 from cluster.engine.seam import Absent, Committed, OutcomeUnknown, Put
 from cluster.protocol.errors import NoQuorum, Unavailable
 from cluster.system import SystemClock, SystemEntropy
-from tests.support.etcd_cluster import RunningMember, binary_params, etcd_cluster
+from tests.support.etcd_cluster import RunningMember, etcd_cluster
 from tests.unit.engine.conformance import (
     SMALL_QUOTA_BYTES,
     EngineConformance,
@@ -22,12 +22,6 @@ from tests.unit.engine.conformance import (
     request_id,
     take,
 )
-
-
-@pytest.fixture(params=binary_params())
-def program(request: pytest.FixtureRequest) -> Path:
-    assert isinstance(request.param, Path)
-    return request.param
 
 
 @pytest.fixture

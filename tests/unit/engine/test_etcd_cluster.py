@@ -20,7 +20,6 @@ from cluster.protocol.errors import Conflict, NoQuorum, Unavailable
 from tests.support.etcd_cluster import (
     PeerCa,
     RunningMember,
-    binary_params,
     etcd_cluster,
     free_address,
     leader_of,
@@ -29,12 +28,6 @@ from tests.support.etcd_cluster import (
     wait_until_serving,
 )
 from tests.unit.engine.conformance import commit, increment, present, request_id, take
-
-
-@pytest.fixture(params=binary_params())
-def program(request: pytest.FixtureRequest) -> Path:
-    assert isinstance(request.param, Path)
-    return request.param
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cluster.engine import etcd_pb2 as pb
 from cluster.engine import etcd_reach
 from cluster.engine.etcd import EtcdEngine
 from cluster.engine.seam import Delete, Put
-from tests.support.etcd_cluster import binary_params, etcd_cluster
+from tests.support.etcd_cluster import etcd_cluster
 from tests.unit.engine.conformance import commit
 
 PREFIX = b"p"
@@ -26,12 +26,6 @@ SHAPES = {
     "short": [bytes(pair) for pair in itertools.product(range(20), repeat=2)],
     "at the edges": [b"\0" * 9, b"\xff" * 8, b"\xff" * 9, *SEQUENCE, b"\0", b"\xff"],
 }
-
-
-@pytest.fixture(scope="module", params=binary_params())
-def program(request: pytest.FixtureRequest) -> Path:
-    assert isinstance(request.param, Path)
-    return request.param
 
 
 @pytest.fixture
@@ -95,6 +89,39 @@ async def test_each_key_is_counted_a_few_times(
     monkeypatch.setattr(etcd_reach, "MANY", 10)
     assert await listed(engine, 10) == keys
     assert sum(counted) < 4 * len(keys)
+
+
+async def test_what_comes_behind_a_prefix_is_none_of_it(
+    engine: EtcdEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_reach, "MANY", 10)
+    keys = sorted(PREFIX + end for end in SHAPES["blinded"])
+    for some in _by(keys):
+        await commit(engine, *(Put(key, b"v") for key in some))
+    assert await listed(engine, 7) == keys
+    assert (await engine.list_page(PREFIX, after=b"q")).entries == ()
+
+
+async def test_large_values_behind_small_ones_come_a_few_at_a_time(
+    engine: EtcdEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few of them the first request met: an answer has to be one that can be received."""
+    small = [PREFIX + b"a%04d" % number for number in range(100)]
+    large = [PREFIX + b"b%04d" % number for number in range(60)]
+    await commit(engine, *(Put(key, b"") for key in small))
+    for key in large:
+        await commit(engine, Put(key, b"v" * 100_000))
+    wanted = []
+    ask = engine._calls.range
+
+    async def noting(request: pb.RangeRequest) -> pb.RangeResponse:
+        wanted.append(request.limit)
+        return await ask(request)
+
+    monkeypatch.setattr(engine._calls, "range", noting)
+    page = await engine.list_page(PREFIX, limit=10_000)
+    assert [entry.key for entry in page.entries] == small + large
+    assert wanted == [100, 1_000]
 
 
 def _by(keys: list[bytes]) -> list[list[bytes]]:
