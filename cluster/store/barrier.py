@@ -69,10 +69,14 @@ class OwnCommits:
         if sending.number > self._last.number:
             self._last, self._revision = sending, revision
 
-    def since(self, moment: int) -> int | None:
-        """Return the revision of a transaction sent after `moment` and within `FRESH_S`."""
-        is_fresh = self._clock.boottime_s() - self._last.at_s < FRESH_S
-        return self._revision if self._last.number > moment and is_fresh else None
+    def since(self, moment: int) -> tuple[Sending, int] | None:
+        """Return a transaction sent after `moment` and within `FRESH_S`, and its revision."""
+        is_proof = self._last.number > moment and self.is_fresh(self._last)
+        return (self._last, self._revision) if is_proof else None
+
+    def is_fresh(self, sending: Sending) -> bool:
+        """Return whether a transaction was sent within `FRESH_S`."""
+        return self._clock.boottime_s() - sending.at_s < FRESH_S
 
 
 def went_back(view: View) -> StoreRolledBack:
@@ -101,9 +105,12 @@ class Barrier:
 
         `moment`: when the caller began to ask, as `OwnCommits.sent` counts; by default now.
         """
-        if moment is not None and (proved := self._commits.since(moment)) is not None:
-            await self._view.wait_for(proved, BARRIER_S)
-            return proved
+        if moment is not None and (proof := self._commits.since(moment)) is not None:
+            sending, revision = proof
+            await self._view.wait_for(revision, BARRIER_S)
+            # The view may have taken its time: what was fresh before proves nothing by now.
+            if self._commits.is_fresh(sending):
+                return revision
         if self._next is None:
             self._next = asyncio.create_task(self._round(self._running), name="store-barrier")
             self._next.add_done_callback(_retrieve)

@@ -56,11 +56,7 @@ def terms(record: Record) -> Iterable[Term]:
         case TaskRecord():
             return (("task.node", record.node_id), ("task.service", record.service_id))
         case ReceiptRecord():
-            return (
-                ("receipt.node", record.node_id),
-                ("receipt.task", f"{record.service_id}.{record.node_id}"),
-                ("receipt.secret", record.secret_id),
-            )
+            return _receipt_terms(record)
         case ServiceRecord():
             specs = filter(None, (record.spec, record.previous_spec))
             secrets = {ref.secret_id for spec in specs for ref in spec.references}
@@ -69,6 +65,14 @@ def terms(record: Record) -> Iterable[Term]:
             return (("rotation.secret", record.secret_id),)
         case _:
             return ()
+
+
+def _receipt_terms(receipt: ReceiptRecord) -> Iterable[Term]:
+    yield "receipt.node", receipt.node_id
+    yield "receipt.task", f"{receipt.service_id}.{receipt.node_id}"
+    yield "receipt.secret", receipt.secret_id
+    if receipt.acked_at is None and receipt.dropped_at is None:
+        yield "receipt.waiting", receipt.node_id
 
 
 def _secret_terms(secret: SecretRecord) -> Iterable[Term]:

@@ -182,6 +182,10 @@ class View:
         """Return every receipt of a node."""
         return self.receipts.pick(self._indexes.get("receipt.node", node_id))
 
+    def receipts_waiting(self, node_id: NodeId) -> tuple[Stored[ReceiptRecord], ...]:
+        """Return the receipts of a node of which nothing was reported yet."""
+        return self.receipts.pick(self._indexes.get("receipt.waiting", node_id))
+
     def receipts_of_task(
         self, service_id: ServiceId, node_id: NodeId
     ) -> tuple[Stored[ReceiptRecord], ...]:

@@ -36,7 +36,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     count: int = 1
     """More than one: equal refusals that were coalesced."""
     request_id: str = ""
-    """Of the request that was carried out; refusals and what managers do by themselves have
+    """Of the request that was carried out, or that asked for the rotation which this is a step of
+    (its own id where it began by schedule); refusals and what else managers do by themselves have
     none."""
     writes: tuple[tuple[bytes, int], ...] = ()
     """(blinded key, generation) of each record written; generation 0 stands for a removal.

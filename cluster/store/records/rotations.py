@@ -52,3 +52,5 @@ class RotationRecord(Record, frozen=True, kw_only=True):
     started_at: float
     started_by: str
     finished_at: float | None = None
+    request_id: str = ""
+    """Of the request that asked for it; its own id where none did. The audit has it too."""

@@ -44,6 +44,9 @@ class SecretVersion(msgspec.Struct, frozen=True):
     """When a node that held it was evicted as compromised: it must be rotated while it is live."""
     exposed_by: str = ""
     """Name of that node."""
+    request_id: str = ""
+    """Of the request that made it, or made it primary again; empty: a manager did by itself, or it
+    is issued no more."""
 
 
 class RotationSchedule(msgspec.Struct, frozen=True):

@@ -124,6 +124,8 @@ class ServiceRecord(Record, frozen=True, kw_only=True):
     spec_number: int = 1
     created_at: float
     updated_at: float
+    request_id: str = ""
+    """Of the request that gave it this spec; empty: a manager did by itself."""
 
 
 class TaskState(StrEnum):

@@ -1,11 +1,12 @@
 """Barriers: what a manager's own transaction proves, and what it does not."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 import pytest
 
-from cluster.engine.seam import Committed, Compare, Engine, Operation, Outcome
+from cluster.engine.seam import Committed, Compare, Engine, Operation, Outcome, WatchBatch
 from cluster.protocol.errors import IntegrityError, StoreRolledBack
 from cluster.store.barrier import FRESH_S
 from cluster.store.sealed_store import Create, SealedStore, Write
@@ -13,12 +14,17 @@ from tests.support.stores import StoreLab, node
 
 
 class Asked:
-    """A port to a real engine that counts barriers, and may answer as a restored one does."""
+    """A port to a real engine that counts barriers, may answer as a restored one does, and may hold
+    up what it tells of changes.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.barriers = 0
         self.restored = False
+        self.answered = asyncio.Event()
+        self.telling = asyncio.Event()
+        self.telling.set()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
@@ -31,7 +37,13 @@ class Asked:
         self, request_id: bytes, compares: Sequence[Compare], operations: Sequence[Operation]
     ) -> Outcome:
         outcome = await self._engine.transact(request_id, compares, operations)
+        self.answered.set()
         return Committed(1) if self.restored else outcome
+
+    async def watch(self, prefix: bytes, from_revision: int) -> AsyncIterator[WatchBatch]:
+        async for batch in self._engine.watch(prefix, from_revision):
+            await self.telling.wait()
+            yield batch
 
 
 async def asked(lab: StoreLab) -> tuple[Asked, SealedStore]:
@@ -80,6 +92,24 @@ async def test_a_commit_is_none_once_time_has_passed(lab: StoreLab) -> None:
     lab.clock.advance(FRESH_S, asleep=True)
     await store.barrier(since=begun)
     assert engine.barriers == 1
+
+
+@pytest.mark.parametrize(("waited_s", "barriers"), [(FRESH_S, 1), (FRESH_S / 2, 0)])
+async def test_a_commit_that_is_shown_late_is_none(
+    lab: StoreLab, waited_s: float, barriers: int
+) -> None:
+    """While the view caught up, a removal may have been acknowledged elsewhere."""
+    engine, store = await asked(lab)
+    begun = store.moment()
+    engine.telling.clear()
+    writing = asyncio.create_task(write(store, "n1"))
+    await engine.answered.wait()
+    waiting = asyncio.create_task(store.barrier(since=begun))
+    await asyncio.sleep(0)
+    lab.clock.advance(waited_s, asleep=True)
+    engine.telling.set()
+    assert await waiting >= await writing
+    assert engine.barriers == barriers
 
 
 async def test_without_a_moment_the_quorum_is_asked(lab: StoreLab) -> None:

@@ -107,6 +107,15 @@ def test_receipts_are_found_by_node_and_by_task(view: View) -> None:
     assert ids(view.receipts_of_task(ServiceId("a"), NodeId("n2"))) == ["s/1/n2/a"]
 
 
+def test_a_receipt_waits_until_something_is_reported_of_it(view: View) -> None:
+    waiting = [receipt(service_id, "n1") for service_id in ("a", "b", "c")]
+    put(view, *waiting, receipt("a", "n2"))
+    assert ids(view.receipts_waiting(NodeId("n1"))) == ["s/1/n1/a", "s/1/n1/b", "s/1/n1/c"]
+    put(view, msgspec.structs.replace(waiting[0], acked_at=1.0))
+    put(view, msgspec.structs.replace(waiting[1], dropped_at=1.0))
+    assert ids(view.receipts_waiting(NodeId("n1"))) == ["s/1/n1/c"]
+
+
 def test_services_are_found_by_the_secrets_of_both_specs(view: View) -> None:
     put(view, service("v1", "s1"), service("v2", "s2", previous=("s1",)), service("v3", "s2"))
     assert ids(view.services_referring_to(SecretId("s1"))) == ["v1", "v2"]
