@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cluster.control.delivered import must_rotate
+from cluster.control.issuing import authority_ends
 from cluster.control.refusals import Refusals
 from cluster.control.rotation_shown import failing_rotations
 from cluster.dispatcher.presence import Presence
@@ -198,11 +199,13 @@ class Gauges:
                 for one in view.operators.values()
                 if one.record.removed_at is None and one.record.serials
             ],
+            "authority": [ends.timestamp() for _role, ends in authority_ends(view)],
         }
         left = {whose: min(moments) - now_s for whose, moments in ends.items() if moments}
         yield Gauge(
             "strongroom_certificate_seconds_left",
-            "Until the first certificate ends: this manager's, a connected node's, an operator's.",
+            "Until the first certificate ends: this manager's, a connected node's, an operator's, "
+            "an authority's.",
             left,
             "whose",
         )

@@ -11,7 +11,8 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, TextIO
 
 import msgspec
 import structlog
@@ -27,11 +28,20 @@ class _PlaceOnly(logging.Formatter):
         """Return where it happened and what kind it was, never its text, which may quote input."""
         if not isinstance(ei, tuple) or ei[0] is None:
             return ""
-        frames = traceback.extract_tb(ei[2])
-        place = (
-            f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
-        )
-        return f"{ei[0].__name__}{place}"
+        return _place(ei[0], ei[2])
+
+
+def _place(kind: type[BaseException], where: TracebackType | None) -> str:
+    frames = traceback.extract_tb(where)
+    place = f" at {frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno}" if frames else ""
+    return f"{kind.__name__}{place}"
+
+
+def _place_only(stream: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write what `_PlaceOnly` keeps: structlog's own choice renders the local variables of every
+    frame wherever `rich` happens to be installed.
+    """
+    stream.write(_place(exc_info[0], exc_info[2]))
 
 
 def _as_json(event: Mapping[str, object], default: Callable[[object], object]) -> bytes:
@@ -59,7 +69,9 @@ def configure_logs(log_format: str) -> None:
         renderer = structlog.processors.JSONRenderer(serializer=_as_json)
         factory = structlog.BytesLoggerFactory(stream.buffer)
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=_place_only
+        )
         factory = structlog.PrintLoggerFactory(stream)
     structlog.configure(
         processors=[

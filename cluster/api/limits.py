@@ -1,7 +1,8 @@
 """Limits before any work: body sizes, request rates, concurrency.
 
 Pure ASGI, so that a refused request costs microseconds. What it refuses it does not read. It knows
-callers only as opaque keys: a certificate's fingerprint, or an address where there is none.
+callers only as opaque keys: a certificate's fingerprint, or an address where there is none. Whose
+limit it was is told by `cluster.api.limited_log`.
 """
 
 import sys
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.api.error_map import error_response
+from cluster.api.limited_log import LimitedLog
 from cluster.api.peer import caller_of
 from cluster.api.refused import CountRefused, Refused, uncounted
 from cluster.protocol.errors import ClusterError, PayloadTooLarge, TooManyRequests
@@ -80,6 +82,7 @@ class Limits:
     concurrency: int
     body_bytes: Callable[[str], int]
     """Path -> the largest body it takes."""
+    limited: LimitedLog
     count_refused: CountRefused = uncounted
     _running: Counter[str] = field(default_factory=Counter)
     _together: int = 0
@@ -90,6 +93,7 @@ class Limits:
         if scope["type"] == "websocket" and not self.sessions.allow(key):
             # Before it is accepted: the handshake is answered with 403.
             self.count_refused(Refused.SESSIONS)
+            self.limited.note(scope, Refused.SESSIONS)
             await send({"type": "websocket.close"})
         elif scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -101,6 +105,9 @@ class Limits:
         why = self._refused(key, scope, limit)
         if why is not None:
             self.count_refused(why)
+            # Where all others fill the listener, who comes then is over no limit of his own.
+            if why is not Refused.CONCURRENCY or self._has_its_half(key):
+                self.limited.note(scope, why)
             error = PayloadTooLarge() if why is Refused.BODY else TooManyRequests()
             await _refusal(error)(scope, receive, send)
             return
@@ -123,9 +130,10 @@ class Limits:
         return Refused.BODY if _declared_length(scope) > limit else None
 
     def _is_full(self, key: str) -> bool:
-        return (
-            self._together >= self.concurrency or self._running.get(key, 0) >= self.concurrency // 2
-        )
+        return self._together >= self.concurrency or self._has_its_half(key)
+
+    def _has_its_half(self, key: str) -> bool:
+        return self._running.get(key, 0) >= self.concurrency // 2
 
 
 @dataclass(slots=True)

@@ -1,7 +1,9 @@
 """What a listener turns away before any work, by reason, and where that is counted.
 
 Owns the reasons; whoever turns something away names one of them, and `cluster.metrics` counts. None
-of it is in the audit or in a request's log line: what is over a limit must fill neither.
+of it is in the audit or in a log line for each request: what is over a limit must fill neither. Who
+has a certificate and was over a limit of his own is told once a minute, by
+`cluster.api.limited_log`.
 """
 
 from collections.abc import Callable

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.api.refused import Refused
 from cluster.duties import ALIVE_PREFIX, DUTY
 from cluster.engine.measured import MeasuredEngine
-from cluster.gauges import NODES, Gauges, Receipts, state_gauges
+from cluster.gauges import NODES, Behind, Gauges, Receipts, state_gauges
 from cluster.metrics import Gauge, Metrics
+from cluster.pki.ca import AUTHORITY_BACKDATE, INTERMEDIATE_LIFE, ROOT_LIFE
 from cluster.protocol.errors import NoQuorum
 from cluster.protocol.ids import ManagerId, SecretId, ServiceId, VersionNumber, is_id
 from cluster.standing import State
@@ -111,6 +113,20 @@ async def test_readings_follow_the_state(lab: MetricsLab) -> None:
     assert found["strongroom_engine_has_leader"] == 1
     assert found["strongroom_certificate_seconds_left{manager}"] == 86_400.0
     assert "strongroom_certificate_seconds_left{node}" not in found
+
+
+async def test_authority_that_ends_first_is_told(lab: MetricsLab) -> None:
+    """The root lives twice as long as the two below it; one that signs no more does not count."""
+    before = await lab.read()
+    life_s = INTERMEDIATE_LIFE.total_seconds()
+    left_s = before["strongroom_certificate_seconds_left{authority}"]
+    assert life_s - 2 * AUTHORITY_BACKDATE.total_seconds() < left_s <= life_s
+    for role in ("control", "workload"):
+        held = lab.control.view.authorities.values()
+        (record,) = [one.record for one in held if one.record.role == role]
+        await lab.control.write(replace(record, active=False))
+    left_s = (await lab.read())["strongroom_certificate_seconds_left{authority}"]
+    assert left_s > ROOT_LIFE.total_seconds() - 2 * AUTHORITY_BACKDATE.total_seconds()
 
 
 async def test_receipts_are_behind_until_they_are_acknowledged_or_the_node_is_evicted(
@@ -244,6 +260,30 @@ async def test_no_name_and_no_value_is_in_the_metrics(lab: MetricsLab) -> None:
     ]
     assert set(labels) == {node_id}
     assert is_id(node_id)
+
+
+@pytest.mark.control("T-45", without="cluster/gauges.py::Gauges")
+async def test_node_that_is_behind_is_told_of_by_no_name(
+    lab: MetricsLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the name in place of the random id, whoever scrapes reads what is sealed at rest."""
+    node_id = await lab.control.join("canary-7f3a-node")
+    await lab.receipt(node_id)
+
+    async def scraped() -> str:
+        return lab.metrics.render(await lab.gauges.read()).decode()
+
+    told = await scraped()
+    assert f'node="{node_id}"' in told
+    assert "canary" not in told
+    behind = Receipts.behind
+
+    def by_name(self: Receipts) -> dict[str, Behind]:
+        nodes = {stored.record.id: stored.record.name for stored in self.store.view.nodes.values()}
+        return {nodes[node]: one for node, one in behind(self).items()}
+
+    monkeypatch.setattr(Receipts, "behind", by_name)
+    assert 'node="canary-7f3a-node"' in await scraped()
 
 
 def test_state_is_told_beside_those_it_is_not() -> None:

@@ -80,3 +80,38 @@ def test_without_standard_error_a_program_starts(log_format: str) -> None:
         stdout=subprocess.PIPE, check=False, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, [b"started"])
+
+
+FAILING = """
+import logging, structlog
+def fail():
+    held = "".join(["canary", "-77b0"])
+    try:
+        raise ValueError(held)
+    except ValueError:
+        structlog.get_logger().error("test.failed", exc_info=True)
+        logging.getLogger("asyncio").exception("a library's")
+"""
+AS_SHIPPED = "from cluster.logs import configure_logs; configure_logs({log_format!r}); fail()"
+AS_STRUCTLOG_WOULD = """
+import sys
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+fail()
+"""
+
+
+def said_of_a_failure(then: str) -> str:
+    command = [sys.executable, "-c", FAILING + then]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, cwd=ROOT)
+    assert "test.failed" in done.stderr
+    return done.stderr
+
+
+@pytest.mark.threat("T-18")
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_exception_is_told_without_its_text_and_without_local_variables(log_format: str) -> None:
+    """Of an event of ours and of a library's; unconfigured, both tell the value."""
+    said = said_of_a_failure(AS_SHIPPED.format(log_format=log_format))
+    assert "ValueError at <string>:" in said
+    assert "canary-77b0" not in said
+    assert "canary-77b0" in said_of_a_failure(AS_STRUCTLOG_WOULD)

@@ -25,6 +25,7 @@ from cluster.api import (
     routes_versions,
 )
 from cluster.api.application import application
+from cluster.api.limited_log import LimitedLog
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.request_log import RequestLog
 from cluster.control.issuing import trust_bundle
@@ -168,8 +169,9 @@ class ApiLab:
         app = application("Strongroom", *routers)
         clock = self.control.clock
         limits = Limits(
-            app, RateLimiter(PLENTY, clock), RateLimiter(PLENTY, clock), 64, lambda _: BODY_LIMIT
-        )
+            app, RateLimiter(PLENTY, clock), RateLimiter(PLENTY, clock), 64, lambda _: BODY_LIMIT,
+            LimitedLog(clock, "api"),
+        )  # fmt: skip
         return RequestLog(limits, clock, self.control.entropy, self.metrics, "api")
 
     async def initialise(self) -> None:

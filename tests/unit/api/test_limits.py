@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import pytest
+import structlog
 from fastapi import APIRouter, FastAPI, Query
 from fastapi import Request as Asked
 from starlette.responses import Response
@@ -16,11 +17,13 @@ from starlette.websockets import WebSocket
 
 from cluster.api.application import QUERY_PARAMETERS, application
 from cluster.api.error_map import json_response
+from cluster.api.limited_log import LimitedLog
 from cluster.api.limits import Limits, Rate, RateLimiter
 from cluster.api.refused import Refused
 from cluster.protocol.errors import PayloadTooLarge
+from cluster.protocol.identity import Kind as IdentityKind
 from tests.support.clock import ManualClock
-from tests.unit.api.lab import Answer, ask
+from tests.unit.api.lab import Answer, ask, caller_of
 
 pytestmark = pytest.mark.threat("T-16")
 
@@ -44,6 +47,7 @@ class Edge:
             RateLimiter(sessions, self.clock),
             concurrency,
             lambda _path: 10,
+            LimitedLog(self.clock, "api"),
             self.count,
         )
 
@@ -62,7 +66,12 @@ class Edge:
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     async def ask(
-        self, address: str = "10.0.0.1", kind: str = "http", length: bytes = b"0", body: bytes = b""
+        self,
+        address: str = "10.0.0.1",
+        kind: str = "http",
+        length: bytes = b"0",
+        body: bytes = b"",
+        as_: str = "",
     ) -> int:
         """Return the status; 403 for a WebSocket that is closed before it is accepted."""
         sent: list[MutableMapping[str, Any]] = []
@@ -74,7 +83,11 @@ class Edge:
             sent.append(message)
 
         headers = [(b"content-length", length)]
-        scope = {"type": kind, "path": "/", "client": (address, 1), "headers": headers}
+        caller = caller_of(IdentityKind.OPERATOR, as_) if as_ else None
+        scope = {
+            "type": kind, "path": "/", "client": (address, 1), "headers": headers,
+            "state": {"strongroom.caller": caller},
+        }  # fmt: skip
         await self.limits(scope, receive, send)
         return 403 if sent[0]["type"] == "websocket.close" else int(sent[0]["status"])
 
@@ -129,6 +142,45 @@ async def test_sessions_have_a_rate_of_their_own() -> None:
     assert 403 not in answers[:2]
     assert await edge.ask() == 200
     assert edge.refused == {Refused.SESSIONS: 1}
+
+
+@pytest.mark.parametrize(
+    ("reason", "sent"),
+    [("rate", {}), ("sessions", {"kind": "websocket"}), ("body", {"length": b"11"})],
+)
+async def test_caller_over_a_limit_of_his_own_is_named(reason: str, sent: dict[str, Any]) -> None:
+    """A flood of reads or of sessions is in no other line of the log."""
+    allowed = 0 if reason == "body" else 2
+    edge = Edge(Rate(per_s=1, burst=2), Rate(per_s=1, burst=2))
+    with structlog.testing.capture_logs() as events:
+        for _ in range(allowed):
+            await edge.ask(as_="ada", **sent)
+        assert events == []
+        for _ in range(3):
+            assert await edge.ask(as_="ada", **sent) >= 403
+    assert [(one["event"], one["caller"]) for one in events] == [
+        ("request.limited", "spiffe://lab.example/operator/ada")
+    ]
+    assert events[0]["reason"] == reason
+
+
+async def test_who_fills_his_half_is_named_and_who_finds_no_room_is_not() -> None:
+    edge = Edge(concurrency=8)
+    edge.go_on.clear()
+    with structlog.testing.capture_logs() as events:
+        async with asyncio.TaskGroup() as group:
+            for name in ("ada", "bob"):
+                for _ in range(4):
+                    group.create_task(edge.ask(as_=name))
+            await asyncio.sleep(0)
+            assert await edge.ask(as_="eve") == 429
+            assert events == []
+            assert await edge.ask(as_="ada") == 429
+            edge.go_on.set()
+    assert [(one["caller"], one["reason"]) for one in events] == [
+        ("spiffe://lab.example/operator/ada", "concurrency")
+    ]
+    assert edge.refused == {Refused.CONCURRENCY: 2}
 
 
 async def test_callers_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
