@@ -6,7 +6,7 @@ searched twice. A call without a known outcome may be taken at any time after it
 Linearizability is local (Herlihy and Wing), so keys are judged one by one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.history import FOREVER, Operation, until
@@ -62,36 +62,54 @@ def linearizable(operations: Sequence[Operation], initial: State = None) -> bool
     state: State = initial
     taken = 0
     seen: set[tuple[int, State]] = set()
-    trail: list[tuple[_Node, State]] = []
-    node = head.after
+    trail: list[tuple[Iterator[_Node], _Node, State]] = []
+    turns = _turns(head, state)
     steps = 0
     while taken & known != known:
+        node = next(turns, None)
+        if node is None:
+            if not trail:
+                return False
+            turns, node, state = trail.pop()
+            taken &= ~node.bit
+            node.unlift()
+            continue
         steps += 1
         if steps > SEARCH_LIMIT:
             raise Undecided
-        if node is not None and node.returns is not None:
-            operation = node.operation
-            takes_number = operation.outcome == "unknown" and operation.action != "restore"
-            if takes_number and state is not None and state[0] + 1 in claimed:
-                node = node.after  # the number it would take is another's
-                continue
-            after = step(state, operation)
-            if after != IMPOSSIBLE and (taken | node.bit, after) not in seen:
-                seen.add((taken | node.bit, after))
-                trail.append((node, state))
-                state, taken = after, taken | node.bit
-                node.lift()
-                node = head.after
-            else:
-                node = node.after
-            continue
-        if not trail:
-            return False
-        node, state = trail.pop()
-        taken &= ~node.bit
-        node.unlift()
-        node = node.after
+        operation = node.operation
+        takes_number = operation.outcome == "unknown" and operation.action != "restore"
+        if takes_number and state is not None and state[0] + 1 in claimed:
+            continue  # the number it would take is another's
+        after = step(state, operation)
+        if after != IMPOSSIBLE and (taken | node.bit, after) not in seen:
+            seen.add((taken | node.bit, after))
+            trail.append((turns, node, state))
+            state, taken = after, taken | node.bit
+            node.lift()
+            turns = _turns(head, state)
     return True
+
+
+def _turns(head: _Node, state: State) -> Iterator[_Node]:
+    """Return the calls whose turn it may be: those that had not returned when any other began.
+
+    What only asks and fits comes alone, because whatever explains the history with it later does
+    so with it here. Of what changes the key, that which returned first is tried first: a call that
+    was open for minutes most often took effect at its end.
+    """
+    calls = []
+    node = head.after
+    while node is not None and node.returns is not None:
+        if _only_asks(node.operation) and step(state, node.operation) == state:
+            return iter((node,))
+        calls.append(node)
+        node = node.after
+    return iter(sorted(calls, key=lambda one: one.operation.end))
+
+
+def _only_asks(operation: Operation) -> bool:
+    return operation.action in _READS or operation.outcome == "fail"
 
 
 _READS = frozenset({"read", "issue"})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.published import replaced
+from tests.faults.nemesis import FAULTS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RECORDED: Final = Path(__file__).parent / "runs"
@@ -43,14 +44,17 @@ def recorded() -> list[Summary]:
 
 
 def tables(runs: Sequence[Summary]) -> str:
-    """Return the commands, and two tables with a column a run and one for all."""
+    """Return the commands, and two tables with a column a run and one for all.
+
+    Every kind of fault has its row: one that no run injected shows as 0.
+    """
     names = [chr(ord("a") + number) for number in range(len(runs))]
     lines = []
     for name, run in zip(names, runs, strict=True):
         lines += [f"- **{name}**{_told(run)}:", ""]
         lines += [f"      {command}" for command in _commands(run)]
         lines += [""]
-    kinds = sorted({kind for run in runs for kind in run["faults"]})
+    kinds = sorted({*FAULTS, *(kind for run in runs for kind in run["faults"])})
     faults = [(f"`{kind}`", [run["faults"].get(kind, 0) for run in runs]) for kind in kinds]
     faults.append(("**faults**", [sum(run["faults"].values()) for run in runs]))
     lines += [*_table("fault", names, faults), ""]

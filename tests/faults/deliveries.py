@@ -189,6 +189,18 @@ def differences(
     return wrong
 
 
+def waiting_faults(told: Mapping[str, Any]) -> list[str]:
+    """Return the receipts that wait for ever: at rest a node that is not gone has said of each
+    version that it was issued whether it has it, or why it cannot."""
+    gone = set(told["evicted"])
+    return [
+        f"{told['nodes'][node_id]} said nothing of version {version} of "
+        f"{told['secret_names'].get(secret_id, secret_id)} for {service_id}"
+        for secret_id, version, node_id, service_id, _, *said in told["receipts"]
+        if node_id in told["nodes"] and node_id not in gone and not any(said)
+    ]
+
+
 def replica_faults(replicas: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Return where the members of the engine differ at one revision."""
     (first, whole), *others = replicas.items()

@@ -1,8 +1,9 @@
 """Brings an engine into states that take long to come by themselves, as root of its machine.
 
 A process of its own: `python -m tests.faults.engine_control SOCKET ACTION`. `fill` raises the alarm
-that a reached quota raises; `compact` forgets all history but the last revision; `holder` prints
-the id of the manager that holds the duties, and `revoke` ends its lease as well.
+that a reached quota raises; `compact` says so and forgets the history that those who look on have
+had time to see; `holder` prints the id of the manager that holds the duties, and `revoke` ends its
+lease as well.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from cluster.system import SystemClock, SystemEntropy
 from tests.faults.duties import DUTY_KEY
 
 PATIENCE_S = 5.0
+SEEN_S: Final = 4.0
+"""How long a watch may take to see a revision; what is compacted before, no judge ever sees."""
 
 
 async def fill(socket: Path) -> None:
@@ -31,9 +34,13 @@ async def fill(socket: Path) -> None:
 
 
 async def compact(socket: Path) -> None:
-    """Compact to the present revision."""
+    """Compact to what is the present revision now; print a line at the moment when it begins."""
     engine = await EtcdEngine.connect(socket, SystemClock(), SystemEntropy())
-    await engine.compact(await engine.barrier())
+    revision = await engine.barrier()
+    await asyncio.sleep(SEEN_S)
+    sys.stdout.write("compacting\n")
+    sys.stdout.flush()
+    await engine.compact(revision)
     await engine.close()
 
 

@@ -22,10 +22,11 @@ from tests.faults.deliveries import (
     probe_faults,
     receipts_of,
     replica_faults,
+    waiting_faults,
 )
 from tests.faults.duties import duty_faults, of_records, terms
 from tests.faults.entitlements import Event, Timeline, primary_of
-from tests.faults.history import Operation
+from tests.faults.history import History, Operation
 from tests.faults.models import State
 from tests.faults.observer import Observer, Sight, look
 from tests.faults.promises import exposure_faults, manifest_faults, record_faults
@@ -62,23 +63,23 @@ class Seen:
     sidecars: Sidecars
 
 
-def judge_clients(workload: Workload, verdict: Verdict) -> None:
-    """Judge what clients saw."""
-    for key, operations in workload.history.by_key().items():
+def client_violations(history: History) -> Iterator[str]:
+    """Yield what clients saw that one copy of each key could not have shown them. Pure."""
+    for key, operations in history.by_key().items():
         initial: State = (0, "", "") if key.startswith(("node:", "availability:")) else None
         try:
             if linearizable(operations, initial):
                 continue
         except Undecided:
-            verdict.violations.append(f"{key}: the search took too long; nothing is proven")
+            yield f"{key}: the search took too long; nothing is proven"
             continue
         smallest = smallest_failing(operations, initial)
-        verdict.violations.append(
+        yield (
             f"{key} is not linearizable; the smallest history that shows it ends so:\n"
             + "\n".join(map(str, sorted(smallest, key=_end)[-25:]))
         )
         for lost in lost_writes(operations):
-            verdict.violations.append(f"{key}: acknowledged and lost: {lost}")
+            yield f"{key}: acknowledged and lost: {lost}"
 
 
 def judge_the_rest(seen: Seen, verdict: Verdict) -> None:
@@ -244,7 +245,8 @@ def _judge_probe(
         for secret_id, version, node_id, service_id, key, *_ in told["receipts"]
         if node_id in probes
     }
-    first: dict[str, int] = {}
+    # The store tells it of what a watch missed, the watches of what was written anew since.
+    first = {key: int(entry.split("/")[0]) for key, entry in told["replica"].items()}
     for watch in watches:
         for revision, changes in watch.batches:
             for key, digest in changes:
@@ -255,7 +257,8 @@ def _judge_probe(
 
 
 def _converged(workload: Workload) -> tuple[dict[str, Any], list[str]]:
-    """Wait until the agents' files are what the records want; return these, and what differs."""
+    """Wait until the agents' files are what the records want, and the records know what they have;
+    return these, and what differs."""
     cluster = workload.cluster
     deadline = time.monotonic() + CONVERGENCE_S
     while True:
@@ -266,6 +269,7 @@ def _converged(workload: Workload) -> tuple[dict[str, Any], list[str]]:
             for service, target in FILES
         }
         wrong = differences(desired_files(told), found, workload.values)
+        wrong += waiting_faults(told)
         if not wrong or time.monotonic() > deadline:
             return told, wrong
         time.sleep(1)

@@ -1,8 +1,10 @@
 """Bugs planted into a copy of the product, of the kinds that the trusted systems had: the harness
 must find each.
 
-`python -m tests.faults.mutants [NAME ...]` runs each against the faults that should expose it and
-exits 1 if one survives. The copy stands first on the path; the checkout is never touched.
+`python -m tests.faults.mutants [NAME ...]` runs each against the faults that should expose it, and
+the product without it beside, and exits 1 if one survives or a control does not pass. The copy
+stands first on the path; the checkout is never touched. `--record build/faults/mutants.json` writes
+what was found into docs/reference/reliability.md; without a file it only writes the table anew.
 """
 
 import json
@@ -16,8 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.faults.mutant_runs import (
+    WITH_CHANGES,
+    Control,
+    Result,
+    Run,
+    RunOptions,
+    Trials,
+    record,
+    write_page,
+)
+
 ROOT: Final = Path(__file__).resolve().parents[2]
-COPIED: Final = ("cluster", "agent", "tests/faults", "tests/support")
+COPIED: Final = ("cluster", "agent", "tests/faults", "tests/support", "tests/bench")
 SEEDS: Final = (1, 2)
 """A planted bug that no seed finds counts as missed."""
 
@@ -68,12 +81,14 @@ MUTANTS: Final = (
                 "cluster/dispatcher/sessions.py",
                 (
                     "            await self.parts.receipts.ensure(self.node_id, assignments)\n"
-                    "            number = await self.parts.store.barrier(since=begun)\n"
-                    "            if await self._send_decided(number):\n"
-                    "                return\n"
+                    "            async with self._settling:\n"
                 ),
+                "            async with self._settling:\n",
+            ),
+            (
+                "cluster/dispatcher/sessions.py",
+                ("            if await self._send_decided(number):\n                return\n"),
                 (
-                    "            number = await self.parts.store.barrier(since=begun)\n"
                     "            await self._send_decided(number)\n"
                     "            await self.parts.receipts.ensure(self.node_id, assignments)\n"
                     "            return\n"
@@ -268,7 +283,7 @@ MUTANTS: Final = (
         (
             (
                 "cluster/control/rollout_rollback.py",
-                "return [Replace(stored, after), *_version_back(view, rollout, now_s)]",
+                "return [Replace(stored, after), *_version_back(view, rollout, now_s, request_id)]",
                 "return [Replace(stored, after)]",
             ),
         ),
@@ -384,57 +399,83 @@ MUTANTS: Final = (
 )
 
 
-def plant(mutant: Mutant, place: Path) -> None:
-    """Copy the product to `place` and edit it."""
+def plant(mutant: Mutant | None, source: Path, place: Path) -> None:
+    """Copy the product in `source` to `place`, and edit it if there is a bug to plant."""
     for name in COPIED:
-        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tests/__init__.py", place / "tests/__init__.py")
+        shutil.copytree(source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(source / "tests/__init__.py", place / "tests/__init__.py")
     (place / ".tools").symlink_to(ROOT / ".tools")
-    for file, old, new in mutant.edits:
+    for file, old, new in mutant.edits if mutant else ():
         text = (place / file).read_text()
-        assert text.count(old) == 1, f"{mutant.name}: {file} has changed; plant the bug anew"
+        assert text.count(old) == 1, f"{file} has changed; plant the bug anew"
         (place / file).write_text(text.replace(old, new))
 
 
-def found(mutant: Mutant) -> str:
-    """Return what the harness says of a mutant; empty if it finds nothing."""
+def _run(mutant: Mutant | None, source: Path, options: RunOptions) -> Run:
+    """Run the harness on a copy, with a bug or without."""
     with tempfile.TemporaryDirectory(prefix="srm-") as directory:
-        place = Path(directory)
-        plant(mutant, place)
-        for seed in SEEDS:
-            argv = [sys.executable, "-m", "tests.faults", "--seed", str(seed)]
-            argv += ["--minutes", str(mutant.minutes), "--only", mutant.faults]
-            done = subprocess.run(
-                argv,
-                cwd=place,
-                env={**os.environ, "PYTHONPATH": directory},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            said = [line for line in done.stderr.splitlines() if line.startswith("VIOLATION")]
-            if said:
-                return f"seed {seed}: {len(said)} violations; {said[0][:160]}"
-            if done.returncode != 0:
-                sys.stderr.write(f"{mutant.name}: the run broke\n{done.stderr[-2000:]}\n")
-    return ""
+        plant(mutant, source, Path(directory))
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.faults", *options.argv()],
+            cwd=directory,
+            env={**os.environ, "PYTHONPATH": directory},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    run = Run.of(done.returncode, done.stderr)
+    if done.returncode != 0 and not run.violations:
+        sys.stderr.write(f"the run broke\n{done.stderr[-2000:]}\n")
+    if mutant is None:
+        sys.stderr.write(f"control {' '.join(options.argv())}: {run.as_control()}\n")
+        sys.stderr.writelines(f"  {one[:160]}\n" for one in run.violations)
+    return run
 
 
-def main(names: Sequence[str]) -> int:
-    """Run every mutant, or those named; return the exit code."""
-    chosen = [one for one in MUTANTS if not names or one.name in names]
-    results: dict[str, str] = {}
-    for mutant in chosen:
-        results[mutant.name] = found(mutant)
-        verdict = results[mutant.name] or "MISSED"
-        sys.stderr.write(f"{mutant.name}: {verdict}\n")
-        sys.stderr.flush()
+def _commit() -> str:
+    """Return the commit of what is copied, and whether it has changes."""
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.check_output([*git, "rev-parse", "--short=7", "HEAD"], text=True).strip()
+    changed = subprocess.check_output([*git, "status", "--porcelain", "--", *COPIED], text=True)
+    return head + (WITH_CHANGES if changed else "")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run every mutant, or those named, or write the page; return the exit code."""
+    if arguments[:1] == ["--record"]:
+        for path in arguments[1:]:
+            record(Path(path))
+        write_page([(one.name, one.stands_for) for one in MUTANTS])
+        return 0
+    if unknown := {*arguments} - {one.name for one in MUTANTS}:
+        sys.stderr.write(f"no such bug: {' '.join(sorted(unknown))}\n")
+        return 2
+    chosen = [one for one in MUTANTS if not arguments or one.name in arguments]
+    with tempfile.TemporaryDirectory(prefix="srm-") as directory:
+        source = Path(directory)  # one state for all, whatever happens to the checkout meanwhile
+        commit = _commit()
+        plant(None, ROOT, source)
+        results = _results(chosen, source, commit)
+    missed = [result.name for result in results if not result.found]
+    sys.stderr.write(f"{len(results) - len(missed)} of {len(results)} found\n")
+    return 1 if missed or any(one.control is not Control.PASSED for one in results) else 0
+
+
+def _results(chosen: Sequence[Mutant], source: Path, commit: str) -> list[Result]:
+    """Run mutants one after another, and keep what is known after each."""
+    known = {one.name: one for one in MUTANTS}
+    trials = Trials(lambda name, options: _run(known.get(name), source, options), commit)
     output = ROOT / "build/faults"
     output.mkdir(parents=True, exist_ok=True)
-    (output / "mutants.json").write_text(json.dumps(results, indent=2) + "\n")
-    missed = [name for name, verdict in results.items() if not verdict]
-    sys.stderr.write(f"{len(chosen) - len(missed)} of {len(chosen)} found\n")
-    return 1 if missed else 0
+    results: list[Result] = []
+    for mutant in chosen:
+        options = [RunOptions(seed, mutant.minutes, mutant.faults) for seed in SEEDS]
+        results.append(trials.result(mutant.name, options))
+        sys.stderr.write(f"{results[-1].told()}\n")
+        sys.stderr.flush()
+        kept = {one.name: one.kept() for one in results}
+        (output / "mutants.json").write_text(json.dumps(kept, indent=2) + "\n")
+    return results
 
 
 if __name__ == "__main__":

@@ -367,7 +367,9 @@ def _kill_at_compaction(nemesis: Nemesis) -> Iterator[str]:
     """Kill -9 of a manager just as its engine compacts its history."""
     struck = nemesis.managers(1)[0]
     compacting = _engine_control(struck, "compact")
-    nemesis.rest(nemesis.random.uniform(0.6, 1.2))
+    assert compacting.stdout is not None
+    compacting.stdout.readline()
+    nemesis.rest(nemesis.random.uniform(0, 0.1))
     struck.wanted = False
     struck.kill()
     yield struck.name
@@ -401,7 +403,7 @@ def _engine_quota(nemesis: Nemesis) -> Iterator[str]:
 
 def _engine_control(manager: FaultManager, what: str) -> "subprocess.Popen[bytes]":
     argv = [sys.executable, "-m", "tests.faults.engine_control", str(manager.engine_socket), what]
-    return subprocess.Popen(argv, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def _names(managers: Sequence[FaultManager]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from tests.faults.certificates import CertificateObserver
 from tests.faults.cluster import FaultCluster, tails, wait_ready
 from tests.faults.disks import enter_own_mounts
-from tests.faults.judgement import FILES, Seen, Verdict, judge_clients, judge_the_rest
+from tests.faults.judgement import FILES, Seen, Verdict, client_violations, judge_the_rest
 from tests.faults.nemesis import FAULTS, Nemesis, set_clocks_right
 from tests.faults.observer import Observer
 from tests.faults.options import Options
@@ -98,7 +98,7 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         rotations.stop()
         workload.stop()
         _rest(nemesis, seen, verdict)
-        judge_clients(workload, verdict)
+        verdict.violations += client_violations(workload.history)
         judge_the_rest(seen, verdict)
     except AssertionError as error:
         verdict.violations.append(f"it does not come to rest: {error}")
@@ -106,7 +106,7 @@ def _run(options: Options, cluster: FaultCluster, kinds: list[str]) -> Verdict:
         workload.stop()
         sidecars.stop()
         workload.leave_unsettled()
-        judge_clients(workload, verdict)
+        verdict.violations += client_violations(workload.history)
     except BaseException:
         sidecars.stop()
         _save(options, cluster, workload, nemesis)

@@ -104,6 +104,7 @@ def _records(store: SealedStore) -> dict[str, Any]:
                 store.keyring.engine_key(Kind.RECEIPT.value, receipt.id).hex(),
                 receipt.acked_at is not None,
                 receipt.dropped_at is not None,
+                receipt.error != "",
             ]
             for receipt in (stored.record for stored in view.receipts.values())
         ],
@@ -148,7 +149,7 @@ async def _replica(engine: Engine, revision: int) -> dict[str, str]:
         page = await engine.list_page(b"", after=after, at_revision=revision, linearizable=False)
         for entry in page.entries:
             digest = hashlib.sha256(entry.value).hexdigest()[:16]
-            found[entry.key.hex()] = f"{entry.mod_revision}/{digest}"
+            found[entry.key.hex()] = f"{entry.create_revision}/{entry.mod_revision}/{digest}"
         if not page.more:
             return found
         after = page.entries[-1].key

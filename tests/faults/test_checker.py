@@ -52,6 +52,12 @@ def test_overlapping_writes_pass_in_the_order_that_explains_them() -> None:
     assert not linearizable([CREATED, *both, op(4, "issue", 10, 11, result=3, value="y")])
 
 
+def test_a_write_of_what_is_there_already_may_take_effect_later() -> None:
+    again = op(2, "assign", 2, 9, "a")
+    history = [op(1, "assign", 0, 1, "a"), again, op(3, "assign", 3, 4, "b")]
+    assert linearizable([*history, op(4, "read", 5, 6, result=0, value="a")])
+
+
 def test_a_stale_read_is_found() -> None:
     history = [CREATED, op(2, "rotate", 2, 3, "b", 2), op(3, "read", 4, 5, result=1, value="a")]
     assert not linearizable(history)

@@ -41,6 +41,14 @@ def test_columns_are_added_up() -> None:
     ]
 
 
+def test_a_fault_that_no_run_injected_shows() -> None:
+    """Nor does one go that a run injected under a name that it has no more."""
+    said = tables([{"command": "one", "faults": {"kill-one": 2, "renamed": 1}}])
+    for kind in FAULTS:
+        assert f"| `{kind}` | {2 if kind == 'kill-one' else 0} |" in said
+    assert "| `renamed` | 1 | 1 |" in said
+
+
 def test_a_run_that_found_something_is_not_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from tests.faults.deliveries import (
     file_faults,
     probe_faults,
     replica_faults,
+    waiting_faults,
 )
 from tests.faults.history import Operation
 from tests.faults.observer import BROKEN, Sight
@@ -140,6 +141,22 @@ def test_what_differs_from_the_records_is_found(place: str, mark: str, word: str
     found = PLACES | {(place, "v0", "s0"): mark}
     (wrong,) = differences(desired_files(TOLD), found, VALUES)
     assert word in wrong
+
+
+def waits(node_id: str = "n1", *, acked: int = 0, dropped: int = 0, failed: int = 0) -> list[str]:
+    one = ["id", 2, node_id, "v0", "key", bool(acked), bool(dropped), bool(failed)]
+    nodes = {"n1": "agent-1", "n2": "agent-2"}
+    told = {"nodes": nodes, "evicted": ["n2"], "secret_names": {"id": "s0"}, "receipts": [one]}
+    return waiting_faults(told)
+
+
+def test_a_receipt_that_waits_for_ever_is_found() -> None:
+    assert waits() == ["agent-1 said nothing of version 2 of s0 for v0"]
+
+
+def test_what_a_node_answered_for_or_cannot_answer_for_any_more_passes() -> None:
+    assert waits(acked=1) == waits(dropped=1) == waits(failed=1) == []
+    assert waits("n2") == waits("n3") == []
 
 
 def test_members_that_differ_are_found() -> None:

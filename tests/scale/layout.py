@@ -32,8 +32,12 @@ class UnitCosts:
     session_kb: float = 140
     record_kb: float = 1.0
     """Of the view, for each record: a secret has three and takes 2.9."""
+    receipt_kb: float = 2.1
+    """Of the view, for a receipt: it is looked up by node, by secret and by service."""
+    node_kb: float = 14
+    """What a node that joined leaves in a manager's memory."""
     sealed_kb: float = 0.5
-    """In the engine, for each record without a value: its key, its content sealed and padded."""
+    """In the engine, for a receipt: computed from its key and its content, sealed and padded."""
     session_ms_each_s: float = 0.08
     """A session, in a run with 5,000 agents and churn: all processor time, divided by them."""
     join_ms: float = 8.0
@@ -65,11 +69,13 @@ class Layout:
 
     @property
     def memory_mb(self) -> float:
-        """With as many managers down as may be. Each node has a record, and a service's task there
-        with its status and its receipt."""
-        records = 3 * self.secrets + 4 * self.nodes
-        worst_kb = self.costs.session_kb * self.sessions(self.lost)
-        return (self.costs.manager_kb + worst_kb + self.costs.record_kb * records) / 1_000
+        """With as many managers down as may be. Each node has a service's task with its status, and
+        one receipt."""
+        costs = self.costs
+        each_kb = costs.node_kb + 2 * costs.record_kb + costs.receipt_kb
+        worst_kb = costs.session_kb * self.sessions(self.lost)
+        secrets_kb = 3 * costs.record_kb * self.secrets
+        return (costs.manager_kb + worst_kb + secrets_kb + each_kb * self.nodes) / 1_000
 
     @property
     def cores(self) -> float:
@@ -98,7 +104,7 @@ class Layout:
         each manager's memory."""
         return (
             self.costs.sealed_kb * self.nodes / 1_000,
-            self.costs.record_kb * self.nodes / 1_000,
+            self.costs.receipt_kb * self.nodes / 1_000,
         )
 
 

@@ -1,9 +1,11 @@
 """A layout follows from unit costs, and the page shows the one that follows from today's."""
 
+from dataclasses import replace
+
 from tests.bench.published import replaced
 from tests.scale.layout import NODES, PAGE, SECRETS, SECTION, Layout, UnitCosts, table_of
 
-NOTHING = UnitCosts(0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING = UnitCosts(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_every_agent_has_a_manager_also_while_some_are_down() -> None:
@@ -15,12 +17,16 @@ def test_every_agent_has_a_manager_also_while_some_are_down() -> None:
 
 
 def test_each_cost_counts_where_it_arises() -> None:
-    assert Layout(1_000, 1, 0, UnitCosts(50_000, 100, 1, 0, 0, 0, 0, 0)).memory_mb == 154
-    assert Layout(0, 1, 1_000, UnitCosts(50_000, 100, 1, 0, 0, 0, 0, 0)).memory_mb == 53
-    assert Layout(3_000, 3, 0, UnitCosts(0, 100, 0, 0, 0, 0, 0, 0)).memory_mb == 150
-    assert Layout(3_000, 3, 0, UnitCosts(0, 0, 0, 0, 0, 0, 0, 2)).everywhere_s == 2
-    assert Layout(3_000, 3, 0, UnitCosts(0, 0, 0, 0, 0, 0, 4, 0)).return_s == 2
-    assert Layout(3_000, 3, 0, UnitCosts(0, 0, 0, 0, 1, 0, 0, 0)).cores == 1
+    memory = replace(NOTHING, manager_kb=50_000, session_kb=100, record_kb=1)
+    assert Layout(1_000, 1, 0, memory).memory_mb == 152
+    assert Layout(0, 1, 1_000, memory).memory_mb == 53
+    assert Layout(1_000, 1, 0, replace(memory, node_kb=7, receipt_kb=2)).memory_mb == 161
+    assert Layout(3_000, 3, 0, replace(NOTHING, session_kb=100)).memory_mb == 150
+    assert Layout(3_000, 3, 0, replace(NOTHING, delivery_ms=2)).everywhere_s == 2
+    assert Layout(3_000, 3, 0, replace(NOTHING, first_session_ms=4)).return_s == 2
+    assert Layout(3_000, 3, 0, replace(NOTHING, session_ms_each_s=1)).cores == 1
+    receipts = replace(NOTHING, sealed_kb=1, receipt_kb=2)
+    assert Layout(3_000, 3, 0, receipts).version_mb == (3, 6)
     assert Layout(3_000, 3, 0, NOTHING).memory_mb == 0
 
 
