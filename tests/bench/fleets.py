@@ -13,7 +13,7 @@ from typing import Final
 from tests.bench.commands import fill
 from tests.bench.deliveries import Operator
 from tests.bench.memory import of_managers
-from tests.bench.rows import Row, percentile
+from tests.bench.rows import MEDIAN, Row, percentile
 from tests.bench.stage import SECRET, SERVICE, UID, VALUE_BYTES, Size, Stage
 from tests.scale.fleet import SimulatedFleet
 from tests.support.running import running_cluster, wait_until
@@ -29,12 +29,17 @@ def fleet(size: Size) -> Iterator[Row]:
         fill(own, SECRETS)
         agents.start(size.agents)
         _settled(agents, size.agents)
+        yield from _memory(own, size.agents, "")
         yield from _rotations(own, agents, size.agents)
-        managers, engines = of_managers([manager.pid for manager in own.cluster.managers])
-        many = f"{size.agents} agents, {SECRETS} secrets"
-        yield Row.of(f"memory of a manager, {many}", "MB", managers, share=1.0)
-        yield Row.of(f"memory of its etcd member, {many}", "MB", engines, share=1.0)
+        yield from _memory(own, size.agents, ", after the rotations")
         yield _return(own, agents, size)
+
+
+def _memory(own: Stage, count: int, when: str) -> Iterator[Row]:
+    managers, engines = of_managers([manager.pid for manager in own.cluster.managers])
+    many = f"{count} agents, {SECRETS} secrets{when}"
+    yield Row.of(f"memory of a manager, {many}", "MB", managers, share=1.0)
+    yield Row.of(f"memory of its etcd member, {many}", "MB", engines, share=1.0)
 
 
 def by_agents(size: Size) -> Iterator[Row]:
@@ -45,7 +50,7 @@ def by_agents(size: Size) -> Iterator[Row]:
             agents.start(count)
             _settled(agents, count)
             cost = [_cost(own, agents, count) for _ in range(size.rounds)]
-            costs.append(percentile(cost, 0.5))
+            costs.append(percentile(cost, MEDIAN))
             yield Row.of(f"cost per delivery, {count} agents", "CPU ms", cost)
     last = size.growth_agents[-1]
     # Over one agent the rotation's own cost weighs most; over many, what each delivery adds.
@@ -88,7 +93,7 @@ def _rotations(own: Stage, agents: SimulatedFleet, count: int) -> list[Row]:
     operator = Operator(own, own.cluster.leader().api)
     written, acked = [], []
     agents.lags_s.clear()
-    for _ in range(max(own.size.deliveries // 3, own.size.rounds)):
+    for _ in range(max(own.size.deliveries // 6, own.size.rounds)):
         started, version = _rotate(operator)
         found = agents.wait_applied(SECRET, version, since_s=started).values()
         assert len(found) == count
@@ -107,7 +112,7 @@ def _cost(own: Stage, agents: SimulatedFleet, count: int) -> float:
     """Return milliseconds of the managers' and engines' processor time a delivery, less rest."""
     rest = _used_by(own, lambda: time.sleep(1.0))
     operator = Operator(own, own.cluster.leader().api)
-    turns = max(own.size.deliveries // 10, 1) if count > 1 else own.size.deliveries
+    turns = max(own.size.deliveries // count, 1)
 
     def rotate() -> None:
         for _ in range(turns):

@@ -23,7 +23,7 @@ from cluster.pki.tls import client_context, server_context
 from cluster.protocol.identity import Kind
 from tests.bench import targets
 from tests.bench.published import on_page, publish_floors
-from tests.bench.requests import OUTSIDE, PUT, engine_socket
+from tests.bench.requests import OUTSIDE, PUT, RAW_MERGED, engine_socket
 from tests.bench.rows import Row
 from tests.bench.stage import VALUE_BYTES, Stage
 from tests.support.authority import ClusterAuthority
@@ -34,7 +34,8 @@ HANDSHAKE: Final = "TLS handshake with both certificates, both ends"
 WRITE: Final = "raw engine put of 1 KB, 1 caller"
 READ: Final = "raw engine read by the quorum"
 INTERPRETER: Final = "start of the interpreter alone"
-RAW_MANY: Final = "raw engine put of 1 KB, 64 callers"
+SEALED: Final = "seal a value of 1 KiB, 1 a message (mlkem768-x25519)"
+OPENED: Final = "open a value of 1 KiB, 1 a message (mlkem768-x25519)"
 ELECTION: Final = "election timeout"
 
 
@@ -130,7 +131,13 @@ PATHS: Final = (
         "the version by a majority, then its receipt, which is decided from it",
     ),
     Path("create, 1 caller", {WRITE: 1}, "one write by a majority"),
-    Path(targets.CREATE_MANY, {RAW_MANY: 1}, "one put each, which the engine does not merge"),
+    Path(targets.CREATE_MANY, {RAW_MERGED: 1}, "one put each, many in a transaction"),
+    Path(targets.ISSUE, {SEALED: 1}, "the value, sealed to the key that came with the request"),
+    Path(
+        targets.FLEET_ACKED, {SEALED: 500, OPENED: 500, WRITE: 2},
+        "each agent's value sealed and opened, by two cores; the version and the receipts",
+    ),
+    Path(targets.FLEET_BACK, {HANDSHAKE: 500}, "each agent's handshake, by two cores"),
     Path(targets.GET, {INTERPRETER: 1}, "Python's start"),
     Path(targets.LISTED, {INTERPRETER: 1}, "Python's start"),
     Path(targets.FIRST_WRITE, {ELECTION: 1, WRITE: 1}, "nobody stands earlier; then one write"),
@@ -173,6 +180,8 @@ def milliseconds(value: float, unit: str) -> float:
     match unit:
         case "ms":
             return value
+        case "µs":
+            return value / 1_000
         case "s":
             return value * 1_000
         case "1/s":

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tests.bench import targets
 from tests.bench.rows import Row
-from tests.bench.stage import Stage, children_of, status_kib
+from tests.bench.stage import Stage, status_kib
+from tests.support.processes import children_of
 
 
 def memory(stage: Stage) -> list[Row]:

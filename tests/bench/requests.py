@@ -1,6 +1,7 @@
 """Creating and issuing: rates with callers of their own processes, beside the raw engine."""
 
 import asyncio
+import itertools
 import json
 import os
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cluster.engine import etcd_pb2 as pb
-from cluster.engine.etcd_channel import STATUS, EtcdChannel, Method
+from cluster.engine.etcd_channel import STATUS, TXN, EtcdChannel, Method
 from tests.bench import targets
 from tests.bench.load import Asked, Generator, Measured, Target, busyness, generating
 from tests.bench.rows import Row, percentile
@@ -19,6 +20,9 @@ from tests.support.running import Credential, ManagerProcess, node_id_of
 PUT: Final = Method("KV/Put", pb.PutRequest, pb.PutResponse)
 OUTSIDE: Final = b"z"
 """A keyspace that no manager looks at."""
+RAW_MERGED: Final = "raw engine put of 1 KB, 64 callers, 32 a transaction"
+MERGED: Final = 32
+"""Puts of one transaction, where callers share one."""
 
 
 def requests(stage: Stage) -> list[Row]:
@@ -53,7 +57,7 @@ def together(stage: Stage) -> list[Row]:
     """Measure 64 callers, spread over the managers."""
     before = term_of(stage.cluster.managers[0])
     with generating(stage.target(), creation("together"), 64, processes=2) as generator:
-        done, put, cost = _rounds(stage, generator)
+        done, put, merged, cost = _rounds(stage, generator)
     elections = term_of(stage.cluster.managers[0]) - before
     note = f"{cost}; {busyness(done)}"
     p99 = [percentile(one.latencies_ms, 0.99) for one in done]
@@ -61,22 +65,27 @@ def together(stage: Stage) -> list[Row]:
         Row.of(targets.CREATE_MANY, "1/s", [one.rate for one in done], note=note),
         Row.of(targets.CREATE_MANY_P99, "ms", p99),
         Row.of("raw engine put of 1 KB, 64 callers", "1/s", put, note="one put a transaction"),
+        Row.of(RAW_MERGED, "1/s", merged, note=f"{64 // MERGED} transactions under way"),
         Row.of("elections under that load", "count", [elections], note="nobody died"),
     ]
 
 
-def _rounds(stage: Stage, generator: Generator) -> tuple[list[Measured], list[float], str]:
+def _rounds(
+    stage: Stage, generator: Generator
+) -> tuple[list[Measured], list[float], list[float], str]:
     leader = stage.cluster.leader()
     generator.round(200)  # the first requests of a connection are slower
     done: list[Measured] = []
     put: list[float] = []
+    merged: list[float] = []
     used_s = 0.0
     for _ in range(stage.size.rounds):
         before = stage.used_s()
         done.append(generator.round(stage.size.creates))
         used_s += stage.used_s() - before
         put.append(raw_puts(leader, stage.size.creates, 64))
-    return done, put, each(used_s, stage.size.creates * len(done))
+        merged.append(raw_puts(leader, stage.size.creates, 64, MERGED))
+    return done, put, merged, each(used_s, stage.size.creates * len(done))
 
 
 # --- the raw engine -----------------------------------------------------------------------------
@@ -87,25 +96,32 @@ def engine_socket(manager: ManagerProcess) -> Path:
     return manager.base / "run" / "engine" / f"{manager.name}.sock:0"
 
 
-def raw_puts(manager: ManagerProcess, count: int, callers: int) -> float:
-    """Return puts of 1 KB a second through a manager's own member, without anything of ours."""
-    return asyncio.run(_raw_puts(engine_socket(manager), count, callers))
+def raw_puts(manager: ManagerProcess, count: int, callers: int, together: int = 1) -> float:
+    """Return puts of 1 KB a second through a manager's own member, without anything of ours:
+    `together` in each transaction."""
+    return asyncio.run(_raw_puts(engine_socket(manager), count, callers, together))
 
 
-async def _raw_puts(socket: Path, count: int, callers: int) -> float:
+async def _raw_puts(socket: Path, count: int, callers: int, together: int) -> float:
     channel = EtcdChannel(socket)
     run = os.urandom(8)
     numbers = iter(range(count))
 
+    def of(number: int) -> pb.PutRequest:
+        return pb.PutRequest(key=OUTSIDE + run + number.to_bytes(4), value=os.urandom(VALUE_BYTES))
+
     async def work() -> None:
-        for number in numbers:
-            key = OUTSIDE + run + number.to_bytes(4)
-            await channel.ask(PUT, pb.PutRequest(key=key, value=os.urandom(VALUE_BYTES)))
+        while puts := [of(number) for number in itertools.islice(numbers, together)]:
+            if together == 1:
+                await channel.ask(PUT, puts[0])
+            else:
+                operations = [pb.RequestOp(request_put=one) for one in puts]
+                await channel.ask(TXN, pb.TxnRequest(success=operations))
 
     await channel.ask(PUT, pb.PutRequest(key=OUTSIDE, value=b""))  # connects
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        for _ in range(callers):
+        for _ in range(callers // together):
             group.create_task(work())
     took_s = time.perf_counter() - started
     await channel.close()

@@ -2,12 +2,15 @@
 
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from tests.bench.targets import target_of
+
+MEDIAN: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Row:
 
     @classmethod
     def of(
-        cls, name: str, unit: str, samples: Sequence[float], share: float = 0.5, note: str = ""
+        cls, name: str, unit: str, samples: Sequence[float], share: float = MEDIAN, note: str = ""
     ) -> Self:
         """Return the row of some samples; `share` of them do not exceed its value."""
         value, target = percentile(samples, share), target_of(name)
@@ -56,7 +59,9 @@ class Row:
 
 
 def percentile(samples: Sequence[float], share: float) -> float:
-    """Return the sample that `share` of all do not exceed."""
+    """Return the sample that `share` of all do not exceed; for a half, the median."""
+    if share == MEDIAN:
+        return statistics.median(samples)
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 

@@ -37,12 +37,12 @@ TOGETHER: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
 }
 """Measured one after the other on one cluster of three managers."""
 APART: Final[dict[str, Callable[[Stage], Iterable[Row]]]] = {
-    "secrets": by_secrets,
-    "services": by_services,
     "maximums": maximums,
 }
 """Each on three managers of its own, which it fills."""
 ALONE: Final[dict[str, Callable[[Size], Iterable[Row]]]] = {
+    "secrets": by_secrets,
+    "services": by_services,
     "envelopes": lambda _: envelopes(),
     "fleet": fleet,
     "agents": by_agents,
@@ -76,6 +76,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     asked = parser.parse_args(arguments)
     unknown = [name for name in asked.names if name not in NAMES]
+    if asked.publish and asked.names:
+        parser.error("what is published is a whole run: leave out the names")
     if unknown:
         parser.error(f"no such measurement: {unknown[0]}; there are {', '.join(NAMES)}")
     names = asked.names or (NAMES if asked.full else QUICKLY)

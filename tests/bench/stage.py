@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.load import Asked, Target, numbered
+from tests.support.processes import children_of
 from tests.support.running import AgentProcess, Credential, RunningCluster, running_cluster
 
 UID: Final = 20_001
@@ -42,7 +43,7 @@ class Size:
 
 QUICK: Final = Size(3, 1_000, 2_000, 30, 3, 7, 200, (100, 2_000), (1, 100), (1, 200))
 FULL: Final = Size(
-    9, 5_000, 10_000, 300, 15, 25, 1_000,
+    5, 5_000, 10_000, 300, 9, 15, 1_000,
     (100, 1_000, 10_000, 100_000), (1, 100, 1_000), (1, 100, 1_000, 5_000),
 )  # fmt: skip
 
@@ -117,11 +118,3 @@ def processor_s(pid: int) -> float:
     """Return the processor time a process took so far, its threads included."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the processes that a process started."""
-    tasks = Path(f"/proc/{pid}/task")
-    return [
-        int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()
-    ]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.bench.peers.sides import CannotRun
-from tests.bench.stage import children_of
+from tests.support.processes import children_of
 from tests.support.running import wait_until
 
 ROOT_TAR: Final = Path(__file__).parents[3] / "build" / "cache" / "peers-bookworm.tar"

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS), metavar="PEER")
     asked = parser.parse_args(arguments)
     amount, rounds, losses = (
-        (Amount(2_000, 5_000), 9, 5) if asked.full else (Amount(400, 800), 3, 2)
+        (Amount(2_000, 5_000), 9, 5) if asked.full else (Amount(400, 800), 3, 3)
     )
     with ExitStack() as stack:
         sides, missing = _started(stack, asked.only)

@@ -15,7 +15,8 @@ from tests.bench.load import Asked, Target, generating, numbered
 from tests.bench.memory import own_mb
 from tests.bench.peers.engines import IMAGE, PORT, Engine, engines
 from tests.bench.peers.sides import Amount, Work
-from tests.bench.stage import VALUE_BYTES, children_of
+from tests.bench.stage import VALUE_BYTES
+from tests.support.processes import children_of
 from tests.support.running import wait_until
 
 SERVICE: Final = "reader"

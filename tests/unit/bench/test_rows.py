@@ -7,7 +7,7 @@ from tests.bench.commands import LISTED
 from tests.bench.fleets import SECRETS
 from tests.bench.generator import complete
 from tests.bench.published import PAGE, replaced
-from tests.bench.rows import Row, as_table, percentile
+from tests.bench.rows import MEDIAN, Row, as_table, percentile
 from tests.bench.stage import FULL
 
 
@@ -32,10 +32,11 @@ def test_what_could_not_run_has_a_row_that_says_why() -> None:
     assert "not run: no program" in as_table([row])
 
 
-def test_a_percentile_is_a_sample() -> None:
+def test_a_percentile_is_a_sample_and_the_half_is_the_median() -> None:
     samples = [float(number) for number in range(100, 0, -1)]
     assert percentile(samples, 0.99) == 100.0
-    assert percentile(samples, 0.5) == 51.0
+    assert percentile(samples, 0.5) == 50.5
+    assert percentile([3.0, 1.0], MEDIAN) == 2.0
     assert percentile([7.0], 1.0) == 7.0
 
 
