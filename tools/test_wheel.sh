@@ -12,7 +12,16 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 .venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist" .
-.venv/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/again" .
+# The same tree elsewhere, with other times and modes, as another person's machine has it.
+(
+    umask 077
+    mkdir "$work/elsewhere"
+    cp -R --no-preserve=all agent cluster pyproject.toml README.md LICENSE .gitignore "$work/elsewhere"
+    find "$work/elsewhere" -exec touch --date=2001-02-03 {} +
+    cd "$work/elsewhere"
+    "$checkout/.venv/bin/python" -m pip wheel --quiet --no-deps --no-build-isolation \
+        --wheel-dir "$work/again" .
+)
 cmp "$work"/dist/*.whl "$work"/again/*.whl || { echo "the same tree gave two wheels" >&2; exit 1; }
 "$python" -m venv "$work/venv"
 # The dependencies come from .venv by a .pth file; .venv's own .pth, which leads back to the checkout,

@@ -1,4 +1,5 @@
-"""What proves something is compared in constant time: no `==` on a token, a digest or a verifier.
+"""What proves something is compared in constant time: no `==`, `in` or `match` on a token, a digest
+or a verifier.
 
 Every other comparison of a thing with such a name is listed with the reason why its time tells
 nothing.
@@ -16,12 +17,16 @@ pytestmark = pytest.mark.threat("T-11")
 PROOF = re.compile(
     r"(^|_)(digest|hexdigest|verifier|unlock_verifier|serial|hmac|mac|token|unlock_key)$"
 )
+_BY_VALUE = ast.Eq | ast.NotEq | ast.In | ast.NotIn
 ALLOWED = {
     "cluster/cli/enrolment.py: sha256(der).hexdigest() == root_digest": "a public certificate's",
     "agent/joining.py: sha256(der).hexdigest() == root_digest": "a public certificate's",
     "agent/joining.py: joined.bundle.root_digest() != token.root_digest": "public certificates'",
     "cluster/pki/trust_bundle.py: hashlib.sha256(der).hexdigest() == root_digest": "the same",
     "cluster/control/enrolment.py: node.public_keys[0] == digest": "a public key's",
+    "cluster/control/enrolment.py: (old.serial, old.key_digest) not in set(known)": (
+        "a certificate's serial and public key, which its key has signed for"
+    ),
     "cluster/control/audit_statements.py: digest != head.digest": "of links, in a signed file",
     "cluster/control/requests.py: (record.caller, record.digest) != "
     "(self._context.principal.name, self._context.digest)": "keyed, of the caller's own request",
@@ -36,14 +41,19 @@ ALLOWED = {
 
 
 def proofs_compared(module: ast.Module) -> Iterator[str]:
-    """Yield equality comparisons in which something is named like a proof."""
+    """Yield comparisons by `==`, `in` and `match` in which something is named like a proof."""
     for node in ast.walk(module):
-        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq):
-            sides = [node.left, *node.comparators]
-            if not any(isinstance(side, ast.Constant) for side in sides) and any(
-                PROOF.search(name) for side in sides for name in _names(side)
-            ):
-                yield ast.unparse(node)
+        match node:
+            case ast.Compare() if any(isinstance(one, _BY_VALUE) for one in node.ops):
+                sides = [node.left, *node.comparators]
+                if not any(isinstance(side, ast.Constant) for side in sides) and _proves(sides):
+                    yield ast.unparse(node)
+            case ast.Match() if _proves([node.subject]):
+                yield f"match {ast.unparse(node.subject)}"
+
+
+def _proves(sides: list[ast.expr]) -> bool:
+    return any(PROOF.search(name) for side in sides for name in _names(side))
 
 
 def _names(side: ast.expr) -> Iterator[str]:
@@ -55,7 +65,7 @@ def _names(side: ast.expr) -> Iterator[str]:
             yield from _names(function)
             for argument in arguments:
                 yield from _names(argument)
-        case ast.Tuple(elts=parts):
+        case ast.Tuple(elts=parts) | ast.Set(elts=parts) | ast.List(elts=parts):
             for part in parts:
                 yield from _names(part)
         case ast.Subscript(value=value):
@@ -76,14 +86,20 @@ def test_proofs_are_compared_in_constant_time(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["a.digest == b", "x != token", "hash(c).hexdigest() == d", "(e, f.verifier) != g"]
+    "source",
+    [
+        *("a.digest == b", "x != token", "hash(c).hexdigest() == d", "(e, f.verifier) != g"),
+        *("digest in known", "a in (b, c.token)", "token not in {d}", "e < f.digest == g"),
+        "match token:\n    case _: pass",
+        "match (a, b.digest):\n    case _: pass",
+    ],
 )
 def test_comparison_of_a_proof_is_found(source: str) -> None:
     assert list(proofs_compared(ast.parse(source)))
 
 
 @pytest.mark.parametrize(
-    "source", ["a.token_id == b", "len(x) != 3", "serials == []", "a is token"]
+    "source", ["a.token_id == b", "len(x) != 3", "serials == []", "a is token", "'-' in token"]
 )
 def test_other_comparison_is_not(source: str) -> None:
     assert list(proofs_compared(ast.parse(source))) == []

@@ -12,6 +12,8 @@ from agent import metrics as agent_metrics
 from agent.counted import Counted, Standing
 from cluster import gauges, metrics
 from cluster.api.refused import Refused
+from cluster.doctor.members import AUTHORITY_SOON_S, DAY_S
+from cluster.standing import State
 from tests.architecture.alert_rules import Documented, faults, reference, samples
 
 _NAME = re.compile(r"\bstrongroom_[a-z_]+")
@@ -92,8 +94,8 @@ def test_reference_has_every_reason_of_a_refusal(page: str) -> None:
     assert named == {one.value for one in Refused}
 
 
-def test_rules_can_be_evaluated(root: Path, page: str) -> None:
-    """Each metric, label and value that a rule names is in the reference, and used as its type."""
+def test_rules_name_what_the_reference_has_and_use_it_as_its_type(root: Path, page: str) -> None:
+    """Each metric, label and value of a rule. What a rule says of samples is not tried here."""
     known, rules = samples(reference(page)), _rules(root)
     assert len(rules) > 10
     wrong = {}
@@ -102,6 +104,24 @@ def test_rules_can_be_evaluated(root: Path, page: str) -> None:
         if found := faults(expression, known):
             wrong[name] = found
     assert wrong == {}
+
+
+def test_each_state_of_a_manager_that_does_not_serve_has_an_alert(root: Path) -> None:
+    """None is left out: also who scrapes an empty manager expects a cluster on it."""
+    named = {
+        state
+        for rule in _rules(root).values()
+        for states in re.findall(r'strongroom_manager_state{state=~?"([a-z|]+)"}', rule)
+        for state in states.split("|")
+        if states != State.SERVING
+    }
+    assert named == set(State) - {State.SERVING}
+
+
+def test_alert_for_authorities_comes_when_doctor_warns(root: Path) -> None:
+    rule = _rules(root)["StrongroomAuthorityEnding"]
+    (days,) = re.findall(r"< (\d+) \* 86400$", rule, re.MULTILINE)
+    assert int(days) * DAY_S == AUTHORITY_SOON_S
 
 
 KNOWN = {

@@ -5,15 +5,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.notified import notify_socket
+from tests.support.processes import children_of
 from tests.support.running import ManagerProcess, running_cluster, wait_until
 
 
 def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def watched(process: ManagerProcess, address: str) -> None:

@@ -11,6 +11,7 @@ from tests.support.command_line import CommandLine
 from tests.support.etcd_cluster import need_etcd
 from tests.support.running import free_ports, wait_until
 from tests.support.systemd import UserSystemd, user_systemd
+from tests.support.tracing import is_open_to_its_user
 
 UNITS = Path(__file__).parents[2] / "packaging" / "systemd"
 MANAGER, AGENT = "strongroom-manager.service", "strongroom-agent.service"
@@ -72,6 +73,9 @@ def test_a_cluster_lives_within_its_units(systemd: UserSystemd) -> None:
             lambda: systemd.shown(AGENT, "StatusText") == "in session with a manager",
             "the agent is in session",
         )
+        for unit in (MANAGER, AGENT):
+            pid = int(systemd.shown(unit, "MainPID"))
+            assert not is_open_to_its_user(pid)
         delivered(systemd, shell)
         systemd.ok("systemctl", "--user", "restart", MANAGER)
         assert systemd.shown(MANAGER, "StatusText").startswith("locked")

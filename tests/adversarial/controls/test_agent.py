@@ -2,18 +2,19 @@
 
 import asyncio
 import os
-import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
-from agent import mounts
+from agent import health_checks, mounts
 from agent.generations import Generations
 from agent.holdings import Holdings, Verdict
 from agent.lease import Grant, Lease
-from agent.loopback_http import fetch_status
 from agent.mount_proof import MountProof
 from agent.mounts import File, ServiceMount
 from agent.session import Session
@@ -26,13 +27,12 @@ from cluster.protocol.checks import Check, Strength
 from cluster.protocol.errors import (
     HookFailed,
     InvalidName,
-    InvalidRequest,
     MountRefused,
     OpenFailed,
 )
-from cluster.protocol.loopback import LoopbackUrl, parse_loopback_url
+from cluster.protocol.loopback import LoopbackUrl
 from cluster.protocol.secret_bytes import SecretBytes
-from cluster.protocol.wire import RevisionPair, VersionKey
+from cluster.protocol.wire import HealthCheck, RevisionPair, VersionKey
 from cluster.system import SystemEntropy
 from tests.simulation.naive_manager import service
 from tests.simulation.world import FACTS
@@ -42,6 +42,7 @@ from tests.support.mounts import (
     mounts_taken_away,
     reachable_directory,
 )
+from tests.unit.agent.test_health_checks import found_by
 from tests.unit.agent.test_session import opened, revision
 from tests.unit.hook.test_program import CALL
 
@@ -151,7 +152,7 @@ def test_file_goes_with_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.control("T-35", without="cluster/protocol/loopback.py::parse_loopback_url")
-async def test_health_check_leaves_no_machine() -> None:
+async def test_health_check_leaves_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the one reading of URLs, whoever the URL names is asked by the node."""
     asked: list[bytes] = []
 
@@ -162,13 +163,19 @@ async def test_health_check_leaves_no_machine() -> None:
 
     elsewhere = await asyncio.start_server(on_call, "127.0.0.9", 0)
     port = elsewhere.sockets[0].getsockname()[1]
-    with pytest.raises(InvalidRequest):
-        parse_loopback_url(f"http://127.0.0.9:{port}/")
+    check = HealthCheck("http", (), f"http://127.0.0.9:{port}/up", 0.5, 30.0, 1)
+    assert await found_by(check) == (False, "the url is not one of loopback")
     assert asked == []
-    taken_at_its_word = LoopbackUrl(("127.0.0.9",), port, f"127.0.0.9:{port}", "/")
-    assert await fetch_status(taken_at_its_word) == 200
-    assert asked
+    monkeypatch.setattr(health_checks, "parse_loopback_url", at_its_word)
+    assert await found_by(check) == (True, "")
+    assert asked == [b"GET /up HTTP/1.1\r\n"]
     elsewhere.close()
+
+
+def at_its_word(url: str) -> LoopbackUrl:
+    """Take any URL apart."""
+    parts = urlsplit(url)
+    return LoopbackUrl((str(parts.hostname),), int(parts.port or 80), parts.netloc, parts.path)
 
 
 @pytest.mark.control("T-32", without="cluster/pki/node_envelope.py::NodeKeys")
@@ -208,26 +215,56 @@ async def test_planted_hook_is_not_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert stolen.read_bytes()
 
 
+OWNER, STRANGER = 61_002, 61_003
+CONNECTING = """
+import os, socket, sys, time
+os.setresuid(*[int(sys.argv[1])] * 3)
+for _ in range(600):
+    try:
+        socket.socket(socket.AF_UNIX).connect(sys.argv[2])
+    except ConnectionRefusedError:  # not listening yet
+        time.sleep(0.05)
+    except PermissionError:
+        sys.exit("closed")
+    else:
+        sys.exit("open")
+"""
+
+
 @pytest.mark.needs_root
 @pytest.mark.control("T-40", without="agent/spiffe/server.py::serve")
 async def test_workload_api_is_its_owners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the mode that it is bound with, the socket is open to every uid."""
+    """Without the mode that it is bound with, any uid that reaches the socket's directory connects.
 
-    async def mode(path: Path) -> int:
-        stop, found = asyncio.Event(), []
+    Nobody may be let in by the directory alone: here every uid passes it.
+    """
 
-        def look() -> None:
-            found.append(stat.S_IMODE(path.stat().st_mode))
+    async def doors(path: Path) -> list[str]:
+        stop, bound = asyncio.Event(), asyncio.Event()
+
+        def give() -> None:
+            os.chown(path, OWNER, OWNER)
+            bound.set()
+
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            group.create_task(server.serve(tmp_path, path, stop, give))
+            await bound.wait()
+            found = [await asyncio.to_thread(connecting, uid, path) for uid in (OWNER, STRANGER)]
             stop.set()
-
-        async with asyncio.timeout(30):
-            await server.serve(tmp_path, path, stop, look)
-        return found[0]
+        return found
 
     before = os.umask(0)
     try:
-        assert await mode(tmp_path / "a.sock") == 0o600
-        monkeypatch.setattr(server, "os", SimpleNamespace(umask=lambda _mask: 0))
-        assert await mode(tmp_path / "b.sock") & 0o006 == 0o006
+        with reachable_directory() as directory:
+            assert await doors(directory / "a.sock") == ["open", "closed"]
+            monkeypatch.setattr(server, "os", SimpleNamespace(umask=lambda _mask: 0))
+            assert await doors(directory / "b.sock") == ["open", "open"]
     finally:
         os.umask(before)
+
+
+def connecting(uid: int, path: Path) -> str:
+    """Connect to a socket as a uid without rights."""
+    command = [sys.executable, "-I", "-c", CONNECTING, str(uid), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stderr.strip()

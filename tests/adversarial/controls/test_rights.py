@@ -13,6 +13,7 @@ from cluster.dispatcher.assignments import Records, assignments_of
 from cluster.pki import csr
 from cluster.protocol.errors import (
     ClusterError,
+    NoQuorum,
     PermissionDenied,
     TokenRefused,
     Unauthenticated,
@@ -153,18 +154,27 @@ async def _granted(*_: object, **__: object) -> None:
 async def test_barrier_precedes_every_delivery(
     lab: DispatchLab, engine: WatchedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A manager that hears no more of the others: without the barrier it issues to the evicted."""
+    """A manager without a majority, that has not heard of an eviction by another: without the
+    barrier it issues to the evicted."""
     node_id = await lab.running("db")
     await ask(lab, node_id, "red", "db")
 
-    async def cut_off() -> None:
-        raise PermissionDenied
+    async def no_majority() -> None:
+        raise NoQuorum
 
-    engine.before_barrier = cut_off
-    with pytest.raises(PermissionDenied):
+    elsewhere = DispatchLab(lab.stores, await lab.stores.open("m2"))
+    engine.flowing.clear()
+    await elsewhere.evict(node_id)
+    engine.before_barrier = no_majority
+    with pytest.raises(NoQuorum):
         await ask(lab, node_id, "red", "db")
     monkeypatch.setattr(lab.store.__class__, "barrier", _granted)
     assert await ask(lab, node_id, "red", "db") == (1, b"db")
+    # It was evicted all the while: the same manager refuses it once it hears of that.
+    engine.flowing.set()
+    await lab.view.wait_for(elsewhere.view.revision, 30.0)
+    with pytest.raises(PermissionDenied):
+        await ask(lab, node_id, "red", "db")
 
 
 @pytest.mark.control("T-39", without="cluster/dispatcher/assignments.py::resolve")

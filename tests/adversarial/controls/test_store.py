@@ -8,12 +8,15 @@ import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from cluster.control.refusals import ENTRIES_PER_MINUTE, Refusals
+from cluster.engine.seam import Put
+from cluster.engine.sqlite import SqliteEngine
 from cluster.protocol.errors import IntegrityError, OpenFailed
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal import aead, envelope, padding
+from cluster.seal.keyring import Keyring
 from cluster.seal.record_keys import RecordKeys
 from cluster.store.history import History
-from cluster.store.migration import successor
+from cluster.store.migration import StoreCopy, successor
 from cluster.store.records import AuditEntry, Kind, NodeRecord, encode
 from cluster.store.sealed_store import Create, Replace, SealedStore, Write
 from cluster.store.view import Stored
@@ -156,19 +159,36 @@ def test_refusals_are_coalesced_and_bounded(
     assert entries() == 4 * ENTRIES_PER_MINUTE
 
 
+async def put_back_after_migration(
+    stores: StoreLab, before: bytes, directory: Path, fresh: Keyring
+) -> NodeRecord:
+    """Migrate under `fresh`, put a node's record of before into the new engine, and look at it."""
+    directory.mkdir()
+    target = await SqliteEngine.open(directory / "store.db", ManualClock())
+    copy = StoreCopy(stores.engine, target, stores.keyring, fresh, stores.entropy)
+    assert [done async for done in copy.run(stores.root_key)]
+    key = stores.key(Kind.NODE, "n1")
+    await target.transact(stores.entropy.token(16), (), [Put(key, before)])
+    store = await stores.open("m1", keyring=fresh, engine=target, boot=directory.name)
+    try:
+        return node_of(store).record
+    finally:
+        await store.close()
+        await target.close()
+
+
 @pytest.mark.control("T-51", without="cluster/store/migration.py::successor")
-def test_migrated_store_has_keys_of_its_own(stores: StoreLab) -> None:
-    """Under the keyring of before, what was sealed in the old store would open in the new one."""
+async def test_old_state_does_not_follow_a_migration(stores: StoreLab, tmp_path: Path) -> None:
+    """A node is evicted, and the store migrated. With the keyring of before in the new engine, the
+    node's record from the old one's files opens there, and the node is back."""
+    store = await stores.open("m1")
+    await store.commit(Write((Create(named("thief")),)))
+    before = (await stores.entry(stores.key(Kind.NODE, "n1"))).value
+    await store.commit(Write((Replace(node_of(store), named("thief", revoked_at=1.0)),)))
+    await store.close()
     fresh = successor(stores.keyring, stores.entropy)
-    sealed = envelope.seal_record(
-        fresh, kind="node", engine_key=b"k", generation=1, plaintext=b"new", entropy=stores.entropy
-    )
-    with pytest.raises(OpenFailed):
-        envelope.open_record(stores.keyring, kind="node", engine_key=b"k", sealed=sealed)
-    unchanged = stores.keyring
-    sealed = envelope.seal_record(
-        unchanged, kind="node", engine_key=b"k", generation=1, plaintext=b"new",
-        entropy=stores.entropy,
-    )  # fmt: skip
-    opened = envelope.open_record(stores.keyring, kind="node", engine_key=b"k", sealed=sealed)
-    assert opened.plaintext == b"new"
+    with pytest.raises(IntegrityError):
+        await put_back_after_migration(stores, before, tmp_path / "fresh", fresh)
+    same = stores.keyring
+    found = await put_back_after_migration(stores, before, tmp_path / "same", same)
+    assert found.revoked_at is None

@@ -13,9 +13,12 @@ from cluster.control import callers
 from cluster.control.events import Event, Events
 from cluster.metrics import Metrics
 from cluster.pki import csr
+from cluster.pki.join_token import JoinToken
 from cluster.protocol.errors import InvalidRequest, Unauthenticated
 from cluster.protocol.identity import Caller, Kind, SpiffeId
+from cluster.protocol.ids import TokenId
 from cluster.protocol.secret_bytes import SecretBytes
+from cluster.seal.unlock import UnlockKey
 from cluster.store.records import ManagerRecord, ManagerState
 from tests.unit.control.lab import DEPLOYER, TRUST_DOMAIN
 from tests.unit.control.test_events import brief, now, told
@@ -45,12 +48,29 @@ def test_value_is_in_no_text(tell: Callable[[object], str]) -> None:
 
 
 @pytest.mark.control("T-49", without="cluster/protocol/secret_bytes.py::SecretBytes")
-def test_key_is_in_no_error() -> None:
-    def said(key: object) -> str:
-        return logged(str(ValueError(key)))
+@pytest.mark.parametrize(
+    "tell", [logged, repr, lambda taken: str(ValueError(taken)), lambda taken: f"{taken}"]
+)
+def test_token_and_unlock_key_are_in_no_text(
+    tell: Callable[[object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken in as a manager takes them, then told by whoever forgets himself."""
+    secret = SecretBytes(CANARY.ljust(32, "x").encode())
+    token_text = JoinToken("0" * 64, TokenId("a" * 26), secret).format()
 
-    assert CANARY not in said(SecretBytes(CANARY.encode()))
-    assert CANARY in said(CANARY.encode())
+    def told() -> str:
+        key = UnlockKey.parse(UnlockKey(secret).text())
+        token = JoinToken.parse(token_text)
+        assert key.key == token.secret == secret
+        return "".join(tell(one) for one in (key, [token], token, token.secret))
+
+    needles = {CANARY, token_text.rpartition("-")[2], UnlockKey(secret).text().reveal().decode()}
+    found = told()
+    assert "<redacted>" in found
+    assert [needle for needle in needles if needle in found] == []
+    monkeypatch.setattr(SecretBytes, "__repr__", lambda self: repr(self.reveal()))
+    monkeypatch.setattr(SecretBytes, "__str__", lambda self: repr(self.reveal()))
+    assert told().count(CANARY) == 2, "the unlock key and the token's secret"
 
 
 @pytest.mark.control("T-45", without="cluster/metrics.py::Metrics")
