@@ -19,6 +19,8 @@ class Change:
     revision: int
     records: Records
     """After it."""
+    before: Mapping[tuple[str, str], Body | None]
+    """What its revision changed, by kind and id, as it was."""
     was: Body | None
     body: Body
     timeline: Timeline
@@ -43,7 +45,8 @@ def record_faults(
             judge = _JUDGES.get(kind)
             if judge is None or body is None:
                 continue
-            change = Change(revision, records, before[kind, record_id], body, timeline)
+            was = before[kind, record_id]
+            change = Change(revision, records, before, was, body, timeline)
             for fault in judge(change):
                 yield f"revision {revision}: {fault}"
             if kind == "rollout" and (body["name"], body["version"]) in refused:
@@ -83,7 +86,9 @@ def _receipt(change: Change) -> Iterator[str]:
     place = (body["service_id"], body["node_id"])
     what = f"version {body['version']} of {body['secret_name']} for {body['service_name']}"
     what += f" on {body['node_name']}"
+    # One transaction may carry a receipt and, behind it, the eviction that it came before.
     node = change.records.tables["node"].get(body["node_id"])
+    node = change.before.get(("node", body["node_id"]), node)
     if node is not None and node["revoked_at"] is not None:
         yield f"{what} is issued to a node that is evicted"
     # A receipt may come later than the moment from which its task has the version, never before.

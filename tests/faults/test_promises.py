@@ -125,6 +125,15 @@ def test_a_receipt_for_an_evicted_node_is_found() -> None:
     assert "to a node that is evicted" in fault
 
 
+def test_a_receipt_in_the_transaction_of_an_eviction_came_before_it() -> None:
+    gone = {"id": "n1", "name": "n1", "revoked_at": 9.0}
+    merged: Event = (6, 0.0, [("receipt", "x", receipt(1)), ("node", "n1", gone)])
+    assert judged(merged) == []
+    (fault,) = judged(merged, at(7, "receipt", "x", receipt(1, issued_at=2.0)))
+    assert "revision 7" in fault
+    assert "to a node that is evicted" in fault
+
+
 @pytest.mark.parametrize(
     ("body", "word"),
     [
