@@ -2,7 +2,10 @@
 
 import itertools
 import random
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -26,6 +29,7 @@ from cluster.store.records import (
     task_id,
 )
 from cluster.store.view import Stored, View
+from tests.unit.control.lab import ControlLab
 
 
 class CountedStates(Mapping[str, NodeState]):
@@ -131,6 +135,50 @@ def test_many_replicas_cost_no_look_at_every_node_for_each(before: int, labels: 
     # Sorting is about eight comparisons a node; looking at all of them for each is 22,000 at least.
     assert CountedId.compared < 30 * len(nodes)
     assert CountedLabels.looks <= 2 * labels * len(nodes)
+
+
+class Lines:
+    """Counts the lines of the control layer that are run, each turn of a loop anew."""
+
+    def __init__(self) -> None:
+        self.run = 0
+
+    def _note(self, frame: FrameType, event: str, _: object) -> Any:  # noqa: ANN401  # a tracer
+        if "/cluster/control/" not in frame.f_code.co_filename:
+            return None
+        self.run += event == "line"
+        return self._note
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what runs in this thread meanwhile."""
+        before = sys.gettrace()
+        sys.settrace(self._note)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+
+async def test_services_that_wait_cost_one_look_at_each(
+    lab: ControlLab,
+) -> None:
+    """A service that no node may run waits, maybe for ever; so may hundreds."""
+    await lab.join("n1")
+    duty = lab.duty()
+    looks: list[int] = []
+    for number in range(120):
+        await lab.service(f"waits-{number}", constraints=("node.name==none",))
+        if number in {59, 119}:
+            await lab.settle(duty)
+            duty.look_again()
+            lines = Lines()
+            with lines.counting():
+                await duty.round()
+            looks.append(lines.run)
+    few, many = looks
+    assert few > 60, "a look at each is counted"
+    assert many < 2.2 * few
 
 
 def secrets() -> list[SecretRecord]:
