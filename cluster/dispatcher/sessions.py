@@ -126,6 +126,8 @@ class AgentSession:
     """What the agent was told last of where managers listen."""
     _base: wire.RevisionPair | None = None
     _snapshot_due: bool = True
+    _resyncs: int = 0
+    """Asked for so far: what was begun before one is too old to answer it."""
     _recipient: Recipient = field(init=False)
     """Whom values are sealed for; chosen from the Hello."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -218,6 +220,7 @@ class AgentSession:
                 case wire.Resync(held=held):
                     self._held = set(held)
                     self._snapshot_due = True
+                    self._resyncs += 1
                     self.wake()
                 case wire.SigningRequest(csr=csr):
                     await self._renew(csr)
@@ -309,11 +312,14 @@ class AgentSession:
             if not (plan or self._snapshot_due or self._owed):
                 return
             assignments = tuple(desired.values()) if self._snapshot_due else plan.changed
-            begun, self._owed = self.parts.store.moment(), True
+            begun, resyncs = self.parts.store.moment(), self._resyncs
+            self._owed = True
             await self.parts.receipts.ensure(self.node_id, assignments)
             async with self._settling:
                 pass  # before the barrier: while an ack waited for its quorum it would grow old
             number = await self.parts.store.barrier(since=begun)
+            if resyncs != self._resyncs:
+                continue
             if await self._send_decided(number):
                 return
         raise Unavailable("the records keep changing; the delivery is tried again")

@@ -94,6 +94,31 @@ async def test_resync_brings_a_snapshot_with_what_is_missing(lab: DispatchLab) -
     assert len(again.services) == 1
 
 
+async def test_what_was_begun_before_a_resync_is_no_answer_to_it(
+    lab: DispatchLab, engine: WatchedEngine
+) -> None:
+    """What was acknowledged in between may lie behind the barrier of that delivery."""
+    node_id = await lab.running("db")
+    barriers = 0
+    async with lab.talk(node_id) as talk:
+        await talk.carry_out(await talk.link.next(wire.Snapshot))
+
+        async def resync() -> None:
+            nonlocal barriers
+            barriers += 1
+            if barriers == 1:
+                talk.link.say(wire.Resync(()))
+                for _ in range(10):
+                    await asyncio.sleep(0)  # it is taken in
+
+        engine.before_barrier = resync
+        await lab.rotate("db", b"second")
+        await talk.link.next(wire.Snapshot)
+        engine.before_barrier = None
+    assert not any(isinstance(message, wire.Delta) for message in talk.link.sent)
+    assert barriers == 2
+
+
 async def test_large_values_are_split_over_messages(lab: DispatchLab) -> None:
     names = [f"large-{number}" for number in range(5)]
     node_id = await lab.running(*names)
