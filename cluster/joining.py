@@ -193,7 +193,10 @@ class Joiner:
         if self.config.seal_file.exists():
             contents, seal_key = open_seal_file(self.config.seal_file, unlock_key)
             if not contents.pending:
-                raise PermissionDenied("this manager belongs to a cluster already")
+                raise PermissionDenied(
+                    "this manager has joined a cluster already; run `strongroom unlock`, or join "
+                    "with an empty data directory"
+                )
             return (
                 contents,
                 seal_key,

@@ -202,11 +202,12 @@ class FaultCluster(RunningCluster):
             for manager in self.fault_managers():
                 thread = unlocking.get(manager.name)
                 if manager.wanted and manager.running and (thread is None or not thread.is_alive()):
-                    thread = threading.Thread(target=self._unlock, args=(manager,), daemon=True)
+                    thread = threading.Thread(target=self.unlock, args=(manager,), daemon=True)
                     unlocking[manager.name] = thread
                     thread.start()
 
-    def _unlock(self, manager: FaultManager) -> None:
+    def unlock(self, manager: FaultManager) -> None:
+        """Unlock a manager if it is locked, and lets itself be."""
         with contextlib.suppress(ClusterError, OSError, ValueError, AssertionError, IndexError):
             if manager.admin("GET", "/admin/status").body.get("state") == "locked":
                 manager.admin_steps("/admin/unlock", {"unlock_key": self.unlock_key})

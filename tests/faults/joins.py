@@ -89,6 +89,9 @@ def join_manager(nemesis: "Nemesis") -> Iterator[str]:
             Process.start(newcomer)
         with contextlib.suppress(ClusterError, OSError, ValueError):
             said = newcomer.admin_steps("/admin/join", body)[-1]
+        if _is_refused(said):
+            # It was killed between its last step and our look: it has joined, and is locked.
+            cluster.unlock(newcomer)
         nemesis.rest(0.5)
     cluster.managers.append(newcomer)
     newcomer.wanted = True
@@ -123,6 +126,11 @@ def newcomer_state(manager: FaultManager) -> str:
     with contextlib.suppress(ClusterError, OSError, ValueError):
         return str(manager.admin("GET", "/admin/status").body.get("state", ""))
     return ""
+
+
+def _is_refused(said: object) -> bool:
+    error = said.get("error") if isinstance(said, dict) else None
+    return isinstance(error, dict) and error.get("code") == "permission_denied"
 
 
 def _kill(manager: FaultManager) -> None:

@@ -12,7 +12,7 @@ from cluster.joining import Admitted, Joiner
 from cluster.membership import JOIN_PURPOSE, JoinSecrets
 from cluster.pki.join_token import JoinToken
 from cluster.pki.tls import server_context
-from cluster.protocol.errors import MalformedMessage, OpenFailed
+from cluster.protocol.errors import MalformedMessage, OpenFailed, PermissionDenied
 from cluster.protocol.identity import Kind
 from cluster.protocol.secret_bytes import SecretBytes
 from cluster.seal.aead import hpke_seal
@@ -77,6 +77,14 @@ def ask(directory: Path, elsewhere: Elsewhere, seed: int) -> Admitted:
 def test_an_answer_that_fits_lets_in(tmp_path: Path, seed: int) -> None:
     admitted = ask(tmp_path, Elsewhere(ClusterAuthority()), seed)
     assert admitted.contents.root_key.reveal() == CANARY.encode()
+
+
+def test_who_has_joined_already_is_told_to_unlock(tmp_path: Path, seed: int) -> None:
+    elsewhere = Elsewhere(ClusterAuthority())
+    admitted = ask(tmp_path, elsewhere, seed)
+    Joiner(config_in(tmp_path), SeededEntropy(seed)).complete(admitted)
+    with pytest.raises(PermissionDenied, match="strongroom unlock"):
+        ask(tmp_path, elsewhere, seed)
 
 
 @pytest.mark.parametrize(
