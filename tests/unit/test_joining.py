@@ -67,11 +67,16 @@ def answering(elsewhere: Elsewhere) -> Iterator[str]:
 
 def ask(directory: Path, elsewhere: Elsewhere, seed: int) -> Admitted:
     """Join, as a new manager does."""
+    return ask_with(Joiner(config_in(directory), SeededEntropy(seed)), elsewhere, seed)
+
+
+def ask_with(joiner: Joiner, elsewhere: Elsewhere, seed: int) -> Admitted:
+    """Join, with the unlock key and the token that a seed gives."""
     entropy = SeededEntropy(seed)
     digest = elsewhere.authority.bundle().root_digest()
     unlock_key, token = UnlockKey.generate(entropy), JoinToken.new(digest, entropy)
     with answering(elsewhere) as address:
-        return Joiner(config_in(directory), entropy).ask(token, unlock_key, (address,))
+        return joiner.ask(token, unlock_key, (address,))
 
 
 def test_an_answer_that_fits_lets_in(tmp_path: Path, seed: int) -> None:
@@ -81,10 +86,10 @@ def test_an_answer_that_fits_lets_in(tmp_path: Path, seed: int) -> None:
 
 def test_who_has_joined_already_is_told_to_unlock(tmp_path: Path, seed: int) -> None:
     elsewhere = Elsewhere(ClusterAuthority())
-    admitted = ask(tmp_path, elsewhere, seed)
-    Joiner(config_in(tmp_path), SeededEntropy(seed)).complete(admitted)
+    joiner = Joiner(config_in(tmp_path), SeededEntropy(seed))
+    joiner.complete(ask_with(joiner, elsewhere, seed))
     with pytest.raises(PermissionDenied, match="strongroom unlock"):
-        ask(tmp_path, elsewhere, seed)
+        ask_with(joiner, elsewhere, seed)
 
 
 @pytest.mark.parametrize(
