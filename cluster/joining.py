@@ -38,6 +38,10 @@ from cluster.system import Entropy
 
 ASK_TIMEOUT_S: Final = 30.0
 HTTP_ERROR: Final = 400
+_LET_IN_BEFORE: Final = (
+    "the token is refused, but this manager was let in before: run `strongroom unlock`. If its "
+    "join is not complete, join with an empty data directory and a new token"
+)
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -98,9 +102,11 @@ class Joiner:
                 )
             )
         except PermissionDenied:
+            if contents.manager_id:
+                # Let in under these keys, and stopped later: in the middle, or when it was a voter.
+                raise PermissionDenied(_LET_IN_BEFORE) from None
             # Nothing was granted under these keys; the next try may come with another unlock key.
-            if not contents.manager_id:
-                self.config.seal_file.unlink()
+            self.config.seal_file.unlink()
             raise
         key = SecretBytes(pending.hpke_private)
         try:

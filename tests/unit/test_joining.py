@@ -32,6 +32,7 @@ class Elsewhere:
     def __init__(self, authority: ClusterAuthority) -> None:
         self.authority = authority
         self.changed: dict[str, object] = {}
+        self.status = 200
         self.sealed = msgspec.msgpack.encode(SECRETS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +40,8 @@ class Elsewhere:
         answer = self._reply(body) if scope["method"] == "POST" else self.authority.bundle()
         content = msgspec.json.encode(answer)
         headers = [(b"content-length", str(len(content)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        status = self.status if scope["method"] == "POST" else 200
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
     def _reply(self, body: bytes) -> dict[str, object]:
@@ -71,12 +73,16 @@ def ask(directory: Path, elsewhere: Elsewhere, seed: int) -> Admitted:
 
 
 def ask_with(joiner: Joiner, elsewhere: Elsewhere, seed: int) -> Admitted:
-    """Join, with the unlock key and the token that a seed gives."""
+    """Join, with the token and the unlock key that a seed gives."""
+    with answering(elsewhere) as address:
+        return joiner.ask(*credentials(elsewhere, seed), (address,))
+
+
+def credentials(elsewhere: Elsewhere, seed: int) -> tuple[JoinToken, UnlockKey]:
+    """Return the token and the unlock key that a seed gives."""
     entropy = SeededEntropy(seed)
     digest = elsewhere.authority.bundle().root_digest()
-    unlock_key, token = UnlockKey.generate(entropy), JoinToken.new(digest, entropy)
-    with answering(elsewhere) as address:
-        return joiner.ask(token, unlock_key, (address,))
+    return JoinToken.new(digest, entropy), UnlockKey.generate(entropy)
 
 
 def test_an_answer_that_fits_lets_in(tmp_path: Path, seed: int) -> None:
@@ -89,7 +95,23 @@ def test_who_has_joined_already_is_told_to_unlock(tmp_path: Path, seed: int) -> 
     joiner = Joiner(config_in(tmp_path), SeededEntropy(seed))
     joiner.complete(ask_with(joiner, elsewhere, seed))
     with pytest.raises(PermissionDenied, match="strongroom unlock"):
+        joiner.ask(*credentials(elsewhere, seed), ("127.0.0.1:1",))
+
+
+@pytest.mark.parametrize("let_in", [False, True])
+def test_who_was_let_in_before_is_told_that_he_may_have_joined(
+    tmp_path: Path, seed: int, let_in: bool
+) -> None:
+    """The cluster forgets his join at its last step; he may have been killed before he noted it."""
+    elsewhere = Elsewhere(ClusterAuthority())
+    joiner = Joiner(config_in(tmp_path), SeededEntropy(seed))
+    if let_in:
         ask_with(joiner, elsewhere, seed)
+    elsewhere.status, elsewhere.changed = 403, {"code": "token_refused", "message": "no"}
+    with pytest.raises(PermissionDenied) as refused:
+        ask_with(joiner, elsewhere, seed)
+    assert ("strongroom unlock" in refused.value.message) is let_in
+    assert joiner.config.seal_file.exists() is let_in
 
 
 @pytest.mark.parametrize(
