@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tests.faults.observer import read_in_place
 from tests.support.running import TRUST_DOMAIN, AgentProcess
 
 LOOK_S: Final = 0.2
@@ -60,18 +61,18 @@ def _signed(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
     return True
 
 
-def look(mount: Path) -> tuple[str, CertificateSet | None]:
-    """Return the name of the directory that is in place, and the set in it; empty and None where
-    there is none.
+def look(mount: Path) -> CertificateSet | None:
+    """Return the set that is in place; None where there is none.
 
     All three are read from one directory, as applications are told to.
     """
-    try:
-        current = (mount / "..data").readlink()
-        chain, key, authority = ((mount / current / name).read_bytes() for name in FILES)
-    except OSError:
-        return "", None
-    return str(current), CertificateSet(chain, key, authority)
+
+    def read() -> CertificateSet:
+        current = mount / (mount / "..data").readlink()
+        chain, key, authority = ((current / name).read_bytes() for name in FILES)
+        return CertificateSet(chain, key, authority)
+
+    return read_in_place(mount / "..data", read)
 
 
 @dataclass(slots=True)
@@ -100,7 +101,7 @@ class CertificateObserver:
             self._thread.join(10)
 
     def _run(self) -> None:
-        last: dict[str, str] = {}
+        last: dict[str, CertificateSet] = {}
         try:
             while not self._stop.wait(LOOK_S):
                 for agent in list(self.agents):
@@ -109,20 +110,16 @@ class CertificateObserver:
             self.faults.append(f"the observer broke: {type(error).__name__}: {error}")
             raise
 
-    def look_at(self, agent: AgentProcess, last: dict[str, str]) -> None:
-        """Look once; `last` holds the directory that was in place on each agent."""
-        mount = agent.mount(self.service)
-        name, found = look(mount)
-        if found is None:
-            # A directory that was superseded long ago is taken away: look once more.
-            name, found = look(mount)
+    def look_at(self, agent: AgentProcess, last: dict[str, CertificateSet]) -> None:
+        """Look once; `last` holds the set that was in place on each agent."""
+        found = look(agent.mount(self.service))
         if found is None:
             if agent.name == self.lasting and self.seen.get(agent.name):
                 self.faults.append(f"{agent.name} {self.service}: its certificate is gone")
             return
-        if last.get(agent.name) == name:
+        if last.get(agent.name) == found:
             return
-        last[agent.name] = name
+        last[agent.name] = found
         self.seen.setdefault(agent.name, set()).add(found.chain)
         if fault := found.fault(self.service):
             self.faults.append(f"{agent.name} {self.service}: {fault}")

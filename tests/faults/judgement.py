@@ -208,7 +208,7 @@ def _certificates_at_rest(seen: Seen, told: dict[str, Any]) -> Iterator[str]:
     until = time.monotonic() + CONVERGENCE_S
     for agent in seen.workload.cluster.agents:
         while agent.name in places:
-            _, found = look_at_certificate(agent.mount(HOOKED_SERVICE))
+            found = look_at_certificate(agent.mount(HOOKED_SERVICE))
             if found is not None and found.is_current():
                 break
             if time.monotonic() > until:

@@ -2,15 +2,18 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 from tests.faults.workload import mark_of
 from tests.support.running import AgentProcess
 
 LOOK_S: Final = 0.1
 BROKEN: Final = "broken"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +27,34 @@ class Sight:
     mark: str
 
 
+def read_in_place(place: Path, read: Callable[[], T]) -> T | None:
+    """Return what `read` makes of the file or directory at `place`; None while there is none.
+
+    An agent overwrites what it takes away, under those who have it open too. So what was read
+    counts only if the same is in place before and after it.
+    """
+    while (before := _identity(place)) is not None:
+        try:
+            content = read()
+        except (FileNotFoundError, NotADirectoryError):
+            content = None
+        if _identity(place) == before:
+            return content
+    return None
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        found = place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
+
+
 def look(agent: AgentProcess, service: str, target: str) -> str:
     """Return the mark of the file that is there now."""
-    content = agent.read(service, target)
+    place = agent.mount(service) / target
+    content = read_in_place(place, place.read_bytes)
     return "" if content is None else mark_of(content) or BROKEN
 
 

@@ -53,7 +53,7 @@ def test_a_gap_on_the_node_where_it_stays_is_found(tmp_path: Path) -> None:
         for name in ("n1", "n2")
     ]
     observer = CertificateObserver(agents, "y0", "n1")
-    last: dict[str, str] = {}
+    last: dict[str, CertificateSet] = {}
 
     def look() -> list[str]:
         for agent in agents:
