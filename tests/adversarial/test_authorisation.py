@@ -44,11 +44,13 @@ from cluster.system import SystemClock, SystemEntropy
 from tests.support.attacker import (
     Insider,
     RawSession,
+    answer_of,
     bare,
     enrol_operator,
     hello,
     join_node,
     stranger_call,
+    tls_connection,
 )
 from tests.support.clock import ManualClock
 from tests.support.issuing import IssueCaller, issue
@@ -262,7 +264,10 @@ def everybody(cluster: RunningCluster) -> dict[str, Credential]:
     assert cluster.operator is not None
     insider = Insider.of(cluster)
     evicted, _ = join_node(cluster, "evicted")
-    cluster.ok("DELETE", "/v1/nodes/evicted")
+    with tls_connection(cluster.managers[0].api, evicted.context()) as open_before:
+        cluster.ok("DELETE", "/v1/nodes/evicted")
+        # All that an evicted node has open is cut a little later; from then on it is answered.
+        answer_of(open_before, b"")
     removed = enrol_operator(cluster, "removed-operator", "admin")
     cluster.ok("DELETE", "/v1/operators/removed-operator")
     past = ManualClock(SystemClock().now() - timedelta(hours=2))
